@@ -1,0 +1,180 @@
+"""Build Horovod 0.28.1 for the installed TensorFlow, keep the wheel, install it, and prove it by an all-reduce.
+
+    python docker/build_horovod.py                  # build (or take from the cache), install, verify
+    python docker/build_horovod.py --mpi            # with MPI beside Gloo (needs Open MPI's headers)
+    python docker/build_horovod.py --wheel-dir DIR  # only put the wheel there: no installation, no verification
+
+PyPI has Horovod's source alone, and that source no longer compiles as it is: its XLA operations include headers that
+TensorFlow 2.21 has moved, so they are left out. The wheel is cached under a name made from everything it depends on
+(Python, TensorFlow, Horovod, compiler, this script, options), so a second call takes a second. Standard library only:
+the Makefile and the images run it before anything else is there.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+
+VERSION = "0.28.1"
+SOURCE_SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
+
+# Two processes, one number each: the sum proves compiler, loader, launcher and network at once.
+ALL_REDUCE = """
+import horovod.tensorflow as hvd, tensorflow as tf
+hvd.init()
+total = float(hvd.allreduce(tf.constant(float(hvd.rank() + 1)), op=hvd.Sum))
+assert hvd.size() == 2 and total == 3.0, (hvd.size(), total)
+print("all-reduce over 2 processes: sum", total)
+"""
+
+
+class BuildError(Exception):
+    """The build can't go on; the message is one line that says why and what to do."""
+
+
+def compiler() -> str:
+    """The C++ compiler's first version line, e.g. ``g++ (Debian 12.2.0) 12.2.0``. Raises BuildError without one."""
+    command = os.environ.get("CXX", "g++")
+    if shutil.which(command) is None:
+        raise BuildError(f"no C++17 compiler: {command!r} was not found. Install g++ 9 or newer, or set CXX.")
+    return subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+
+
+def cache_key(options: dict[str, str]) -> str:
+    """The name of the cache entry: readable versions, and a digest of all that the wheel depends on."""
+    tensorflow = next((metadata.version(n) for n in ("tensorflow-cpu", "tensorflow") if _installed(n)), None)
+    if tensorflow is None:
+        raise BuildError("TensorFlow is not installed in this Python. Install requirements/runtime.txt first.")
+    facts = {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "tensorflow": tensorflow,
+        "horovod": VERSION,
+        "compiler": compiler(),
+        "options": options,
+        "script": hashlib.sha256(Path(__file__).read_bytes()).hexdigest(),
+    }
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    return f"horovod-{VERSION}-tf{tensorflow}-py{platform.python_version()}-{digest}"
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def fetch_source(folder: Path) -> Path:
+    """Download the source archive with pip, check its SHA-256 and unpack it; return the source tree's folder."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+    run([*command, "--no-build-isolation", "--dest", str(folder), f"horovod=={VERSION}"], "download of Horovod's source")
+    archive = folder / f"horovod-{VERSION}.tar.gz"
+    received = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if received != SOURCE_SHA256:
+        raise BuildError(f"{archive.name} is not the known archive: SHA-256 {received}, expected {SOURCE_SHA256}.")
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    return folder / f"horovod-{VERSION}"
+
+
+def leave_out_xla(source: Path) -> None:
+    """Drop the XLA operations from the TensorFlow library: they don't compile against TensorFlow 2.21."""
+    path = source / "horovod/tensorflow/CMakeLists.txt"
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if "xla_mpi_ops.cc" not in line]
+    if len(kept) != len(lines) - 1:
+        raise BuildError(f"{path} is not as expected: xla_mpi_ops.cc is named {len(lines) - len(kept)} times, not once.")
+    path.write_text("".join(kept))
+
+
+def run(command: list[str], what: str, env: dict[str, str] | None = None, timeout: float = 3600) -> str:
+    """Run a command quietly; on failure raise BuildError with the end of its output above the line."""
+    done = subprocess.run(
+        command, env=env, timeout=timeout, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
+    if done.returncode:
+        print(done.stdout[-6000:], file=sys.stderr)
+        raise BuildError(f"{what} failed with exit code {done.returncode}; its last output is above.")
+    return done.stdout
+
+
+def build(wheel_dir: Path, options: dict[str, str], jobs: int) -> Path:
+    """Compile the wheel into ``wheel_dir`` and return its path."""
+    with tempfile.TemporaryDirectory(prefix="horovod-build-") as temporary:
+        source = fetch_source(Path(temporary))
+        leave_out_xla(source)
+        # CMake and its friends come from this Python's own environment, whether or not that is activated.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        env = os.environ | options | {"PATH": path, "MAKEFLAGS": f"-j{jobs}"}
+        command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
+        run([*command, "--wheel-dir", temporary, str(source)], "compilation of Horovod", env=env)
+        built = next(Path(temporary).glob(f"horovod-{VERSION}-*.whl"))
+        wheel_dir.mkdir(parents=True, exist_ok=True)
+        # Copied under another name and renamed, so that an interrupted copy is never taken for a wheel.
+        partial = wheel_dir / f".{built.name}.partial"
+        shutil.copy(built, partial)
+        return partial.rename(wheel_dir / built.name)
+
+
+def verify() -> None:
+    """All-reduce over two real processes under ``horovodrun``; raises BuildError when the sum isn't right."""
+    launcher = Path(sys.executable).with_name("horovodrun")
+    with tempfile.TemporaryDirectory() as temporary:
+        script = Path(temporary) / "all_reduce.py"
+        script.write_text(ALL_REDUCE)
+        command = [str(launcher), "-np", "2", sys.executable, str(script)]
+        output = run(command, "the all-reduce over 2 processes", timeout=300)
+    if output.count("all-reduce over 2 processes: sum 3.0") != 2:
+        raise BuildError(f"the all-reduce over 2 processes did not answer twice; it printed: {output[-500:]!r}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--mpi", action="store_true", help="build with MPI beside Gloo")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="parallel compilations (default: all cores)")
+    parser.add_argument("--wheel-dir", type=Path, help="put the wheel here and stop: no installation, no check")
+    args = parser.parse_args(argv)
+    options = {
+        "HOROVOD_WITH_TENSORFLOW": "1",
+        "HOROVOD_WITHOUT_PYTORCH": "1",
+        "HOROVOD_WITHOUT_MXNET": "1",
+        "HOROVOD_WITH_GLOO": "1",
+        "HOROVOD_WITH_MPI" if args.mpi else "HOROVOD_WITHOUT_MPI": "1",
+    }
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fashion-job" / cache_key(options)
+        wheel = next(cache.glob("*.whl"), None)
+        if wheel is None:
+            print(f"building Horovod {VERSION} for TensorFlow ({args.jobs} jobs; about 5 minutes on two cores) …", flush=True)
+            start = time.monotonic()
+            wheel = build(cache, options, args.jobs)
+            print(f"built {wheel.name} in {time.monotonic() - start:.0f} s; kept in {cache}", flush=True)
+        else:
+            print(f"Horovod {VERSION}: wheel from the cache, {cache.name}", flush=True)
+        if args.wheel_dir:
+            args.wheel_dir.mkdir(parents=True, exist_ok=True)
+            shutil.copy(wheel, args.wheel_dir)
+            return 0
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", str(wheel)]
+        run(pip, "installation of the wheel")
+        verify()
+        print("Horovod works: two processes under horovodrun agreed on a sum")
+    except BuildError as error:
+        print(f"build_horovod: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""Batch normalisation over several ranks: moving statistics that agree, and batch statistics of the global batch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from horovod_keras.collectives import Collectives
+
+
+def normalisation_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """All layers of the model, nested ones too, that keep moving statistics."""
+    layers = model._flatten_layers(include_self=False)
+    return [layer for layer in layers if hasattr(layer, "moving_mean") and hasattr(layer, "moving_variance")]
+
+
+def moving_statistics(model: keras.Model) -> list[tf.Variable]:
+    """The moving means and variances, each float32 [channels], in the order of layers."""
+    return [v.value for layer in normalisation_layers(model) for v in (layer.moving_mean, layer.moving_variance)]
+
+
+def average_statistics(model: keras.Model, ranks: Collectives) -> None:
+    """Set the moving statistics of all ranks to their mean over ranks (eager)."""
+    variables = moving_statistics(model)
+    if ranks.size == 1 or not variables:
+        return
+    mean = ranks.mean(tf.concat(variables, axis=0), "moving_statistics")
+    for variable, part in zip(variables, tf.split(mean, [v.shape[0] for v in variables]), strict=True):
+        variable.assign(part)
+
+
+def synchronise(model: keras.Model, ranks: Collectives) -> None:
+    """Make Keras' ``BatchNormalization`` layers use the mean and variance of the global batch in training.
+
+    Keras' own ``synchronized=True`` knows ``tf.distribute`` alone. The layers stay what they are, so a saved model
+    is not changed. Ranks count equally: give each the same number of examples.
+    """
+    for index, layer in enumerate(normalisation_layers(model)):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer._moments = global_moments(layer, ranks, f"moments/{index}")
+
+
+def global_moments(layer: Any, ranks: Collectives, name: str) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
+    """A replacement for ``BatchNormalization._moments``: mean and variance over the batches of all ranks."""
+
+    def moments(inputs: tf.Tensor, mask: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+        if mask is not None:
+            raise ValueError(f"{layer.name}: masks are not supported with statistics over ranks.")
+        axes = [axis for axis in range(len(inputs.shape)) if axis != layer.axis % len(inputs.shape)]
+        values = tf.cast(inputs, tf.float32)
+        local = tf.concat([tf.reduce_mean(values, axes), tf.reduce_mean(tf.square(values), axes)], axis=0)
+        mean, mean_of_squares = tf.split(ranks.mean(local, name), 2)
+        variance = tf.maximum(mean_of_squares - tf.square(mean), 0.0)
+        return tf.cast(mean, inputs.dtype), tf.cast(variance, inputs.dtype)
+
+    return moments

@@ -1,0 +1,99 @@
+"""One interface to the other ranks, and its two makers: Horovod, and a single process.
+
+Every operation takes and returns tensors, in eager code and inside ``tf.function`` alike, and carries an explicit name:
+Horovod matches the ranks' calls by name, so the same name must come up on every rank.
+"""
+
+import json
+from typing import Any, Protocol
+
+import tensorflow as tf
+
+from horovod_keras.environment import launched_rank, set_defaults
+
+
+class Collectives(Protocol):
+    """What the rest of the package needs of the other ranks."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+
+    def sum(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
+        """The element-wise sum over ranks: same shape and dtype."""
+
+    def mean(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
+        """The element-wise mean over ranks: same shape and dtype; differentiable."""
+
+    def broadcast(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
+        """Rank 0's tensor on every rank: same shape and dtype."""
+
+    def gather(self, value: Any, name: str) -> list[Any]:
+        """Each rank's value (anything that JSON can hold), in the order of ranks. Eager only."""
+
+    def leave(self) -> None:
+        """Take leave of the other ranks; no operation may follow."""
+
+
+class SingleProcess:
+    """A world of one rank: every operation is the identity. Needs no Horovod."""
+
+    rank = 0
+    size = 1
+    local_rank = 0
+    local_size = 1
+
+    def sum(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
+        return tf.convert_to_tensor(tensor)
+
+    def mean(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
+        return tf.convert_to_tensor(tensor)
+
+    def broadcast(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
+        return tf.convert_to_tensor(tensor)
+
+    def gather(self, value: Any, name: str) -> list[Any]:
+        return [value]
+
+    def leave(self) -> None:
+        """Nobody to leave."""
+
+
+class Horovod:
+    """The ranks of a Horovod world. Raises what ``hvd.init`` raises when the others can't be met."""
+
+    def __init__(self) -> None:
+        set_defaults()
+        import horovod.tensorflow as hvd
+
+        hvd.init()
+        self._hvd = hvd
+        self.rank: int = hvd.rank()
+        self.size: int = hvd.size()
+        self.local_rank: int = hvd.local_rank()
+        self.local_size: int = hvd.local_size()
+
+    def sum(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
+        return self._hvd.allreduce(tf.convert_to_tensor(tensor), op=self._hvd.Sum, name=name)
+
+    def mean(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
+        return self._hvd.allreduce(tf.convert_to_tensor(tensor), op=self._hvd.Average, name=name)
+
+    def broadcast(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
+        return self._hvd.broadcast(tf.convert_to_tensor(tensor), root_rank=0, name=name)
+
+    def gather(self, value: Any, name: str) -> list[Any]:
+        data = tf.io.decode_raw(json.dumps(value), tf.uint8)
+        lengths = self._hvd.allgather(tf.reshape(tf.size(data), [1]), name=f"{name}/lengths").numpy()
+        joined = self._hvd.allgather(data, name=f"{name}/bytes").numpy().tobytes()
+        ends = lengths.cumsum()
+        return [json.loads(joined[end - length : end]) for end, length in zip(ends, lengths, strict=True)]
+
+    def leave(self) -> None:
+        self._hvd.shutdown()
+
+
+def join() -> Collectives:
+    """Meet the other ranks if a launcher started this process as one of several, else be a single process."""
+    return SingleProcess() if launched_rank() is None else Horovod()

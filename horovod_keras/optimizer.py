@@ -1,0 +1,116 @@
+"""An optimizer that averages gradients over ranks before it uses them.
+
+Keras 3 offers one place where a gradient passes exactly once per update, after local accumulation and before clipping
+and weight decay: ``_clip_gradients``. Averaging there means that accumulated steps cost no communication and that
+clipping sees the gradient of the global batch.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import keras
+import tensorflow as tf
+
+from horovod_keras.collectives import Collectives
+
+# Gradients from this size on travel alone and start as soon as they are ready, while the backward pass goes on; smaller
+# ones are copied together, because each message costs its latency. In elements.
+ALONE = 1 << 17
+
+
+class Exchange:
+    """What one rank sends to the others with each update: gradients, requests, and values that must stay equal.
+
+    Attributes:
+        requests: float32 variable [2]; a rank that wants all to stop (index STOP) or to save (index SAVE) sets 1 there.
+        agreed: float32 variable [2]; above 0 on all ranks, after the same update, once any rank has requested it.
+        common: float32 variables that become their mean over ranks at each update, for example moving statistics.
+    """
+
+    STOP, SAVE = 0, 1
+
+    def __init__(self, ranks: Collectives, compression: Literal["none", "fp16"]) -> None:
+        self.ranks = ranks
+        self.compression = compression
+        self.requests = tf.Variable([0.0, 0.0], trainable=False, name="requests")
+        self.agreed = tf.Variable([0.0, 0.0], trainable=False, name="agreed")
+        self.common: list[tf.Variable] = []
+
+    def average(self, gradients: Sequence[tf.Tensor | tf.IndexedSlices]) -> list[tf.Tensor]:
+        """The mean over ranks of each gradient (same shapes and dtypes), dense."""
+        dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        if self.ranks.size == 1:
+            self.agreed.assign(self.requests)
+            return dense
+        results: dict[int, tf.Tensor] = {}
+        together: dict[tf.DType, list[int]] = {}
+        for index, gradient in enumerate(dense):
+            if gradient.shape.num_elements() >= ALONE:
+                mean = self.ranks.mean(self._compress(gradient), f"gradient/{index}")
+                results[index] = tf.cast(mean, gradient.dtype)
+            else:
+                together.setdefault(gradient.dtype, []).append(index)
+        for dtype, indices in together.items():
+            parts = self._mean_together([self._compress(dense[i]) for i in indices], f"gradients/{dtype.name}")
+            results |= {i: tf.cast(part, dtype) for i, part in zip(indices, parts, strict=True)}
+        # Never compressed: moving statistics are sums of small differences.
+        *common, agreed = self._mean_together([*self.common, self.requests], "common")
+        for variable, value in zip(self.common, common, strict=True):
+            variable.assign(value)
+        self.agreed.assign(agreed)
+        return [results[index] for index in range(len(dense))]
+
+    def _compress(self, tensor: tf.Tensor) -> tf.Tensor:
+        return tf.cast(tensor, tf.float16) if self.compression == "fp16" and tensor.dtype.is_floating else tensor
+
+    def _mean_together(self, tensors: Sequence[Any], name: str) -> list[tf.Tensor]:
+        flat = self.ranks.mean(tf.concat([tf.reshape(t, [-1]) for t in tensors], axis=0), name)
+        parts = tf.split(flat, [t.shape.num_elements() for t in tensors])
+        return [tf.reshape(part, t.shape) for part, t in zip(parts, tensors, strict=True)]
+
+
+def distribute(
+    optimizer: keras.Optimizer,
+    ranks: Collectives,
+    *,
+    accumulation_steps: int = 1,
+    compression: Literal["none", "fp16"] = "none",
+) -> keras.Optimizer:
+    """The same kind of optimizer, averaging its gradients over ranks before each update.
+
+    The result is of a subclass that keeps the class's name, config and slots, so a model saved with it loads where
+    neither this package nor Horovod is installed.
+
+    Args:
+        optimizer: not yet built; its config is taken, the object itself is left alone.
+        ranks: the ranks to average over.
+        accumulation_steps: batches whose gradients are added up locally between two exchanges.
+        compression: ``fp16`` halves the bytes sent; sums are then rounded to half precision.
+
+    Returns:
+        The optimizer; its ``exchange`` attribute (:class:`Exchange`) carries requests to stop and to save.
+
+    Raises:
+        ValueError: if the optimizer is already built or ``accumulation_steps`` is below 1.
+    """
+    if optimizer.built:
+        raise ValueError(f"optimizer {optimizer.name!r} is already built: distribute it before the first step.")
+    if accumulation_steps < 1:
+        raise ValueError(f"accumulation_steps must be 1 or more: received {accumulation_steps}.")
+    base = type(optimizer)
+
+    def _clip_gradients(self: Any, grads: Sequence[tf.Tensor]) -> Any:
+        return base._clip_gradients(self, self.exchange.average(grads))
+
+    # The public module path is what Keras writes into a saved model for a class that it exports itself.
+    module = "keras.optimizers" if getattr(keras.optimizers, base.__name__, None) is base else base.__module__
+    distributed = type(base.__name__, (base,), {"_clip_gradients": _clip_gradients, "__module__": module})
+    config = optimizer.get_config()
+    if not isinstance(optimizer._learning_rate, keras.Variable):
+        # A schedule is taken as it is: its class need not be one that Keras can make again from a config.
+        config["learning_rate"] = optimizer._learning_rate
+    if accumulation_steps > 1:
+        config["gradient_accumulation_steps"] = accumulation_steps
+    result = distributed.from_config(config)
+    result.exchange = Exchange(ranks, compression)
+    return result

@@ -1,0 +1,44 @@
+"""A limit on every wait: a rank that makes no progress in time says what it waited for, and ends."""
+
+import os
+import socket
+import sys
+import threading
+import time
+
+
+class Watchdog:
+    """Ends this process with exit code 1 when the main thread doesn't report in time.
+
+    Waits inside Horovod and TensorFlow can't be interrupted from Python, but they leave other threads running, so a
+    thread that ends the process bounds them all. The launcher then ends the other ranks.
+
+    Args:
+        rank: named in the last line.
+        what: what is waited for first.
+        seconds: for so long.
+    """
+
+    def __init__(self, rank: int, what: str, seconds: float) -> None:
+        self._rank = rank
+        self.expect(what, seconds)
+        self._ended = threading.Event()
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def expect(self, what: str, seconds: float) -> None:
+        """The main thread goes on to ``what``, which may take so many seconds."""
+        self._state = (what, seconds, time.monotonic() + seconds)
+
+    def end(self) -> None:
+        """Stop watching."""
+        self._ended.set()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.5):
+            what, seconds, deadline = self._state
+            if time.monotonic() > deadline:
+                line = (
+                    f"error: rank {self._rank} on {socket.gethostname()} waited {seconds:.0f} s for {what}: giving up"
+                )
+                print(line, file=sys.stderr, flush=True)
+                os._exit(1)

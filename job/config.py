@@ -1,0 +1,268 @@
+"""The configuration of a run: what it computes (:class:`Recipe`), and where and how it does so (:class:`Config`).
+
+Both are frozen dataclasses, checked when they are made. The command line is made from them; a value comes from the
+recipe, is overruled by the configuration file, and that by a flag:
+
+    python -m job.train --recipe fast --epochs 3
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, ValidationError, create_model
+from pydantic.dataclasses import dataclass
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
+
+from job.errors import InputError
+
+CHECKED = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+Resolution = Annotated[int, Field(ge=32, le=512)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class Recipe:
+    """What is computed: network input, optimisation, regularisation, augmentation."""
+
+    resolution: Resolution = 56
+    """Input side in pixels; images are resized to it bilinearly, inside the model."""
+    stages: tuple[tuple[Fraction, Resolution], ...] = ()
+    """Progressive resizing: pairs of (share of the epochs, resolution) that come first, as [[0.4,32],[0.3,48]]."""
+    epochs: Annotated[int, Field(ge=1)] = 50
+    """Passes over the training split, all stages together."""
+    global_batch: Annotated[int, Field(ge=1)] = 100
+    """Images per update, over all ranks."""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    """Update rule; adamw decays the convolutions' and the head's weights, never the normalisation's."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.001
+    """Peak learning rate, per update of the global batch."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate falls from its peak to 0 at the last update."""
+    warmup: Fraction = 0.0
+    """Share of all updates in which the learning rate rises linearly from 0."""
+    beta_2: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """Adam's decay of the second moment, per update."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled decay (adamw only), times the learning rate, per update."""
+    dropout: Fraction = 0.5
+    """Share of pooled features that is zeroed in training."""
+    label_smoothing: Fraction = 0.0
+    """Probability mass that is spread evenly over all classes."""
+    batch_norm_momentum: Fraction = 0.99
+    """Share of the old value in each update of the moving statistics."""
+    input_range: Literal["0..1", "-1..1"] = "0..1"
+    """Range that pixel values are scaled to; the ImageNet weights were trained on -1..1."""
+    flip: bool = True
+    """Mirror each training image with probability one half."""
+    shift: Annotated[int, Field(ge=0, le=8)] = 0
+    """Move each training image by up to so many pixels (of 28) either way."""
+    erase: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Probability that a rectangle of a training image is filled with noise (random erasing)."""
+    weights: str = "imagenet"
+    """Initial weights: imagenet (downloaded), none, or the path of a Keras MobileNet weights file."""
+    select: Literal["best", "last"] = "best"
+    """Which weights become the model: those of the best epoch on the validation split, or the last."""
+
+    def __post_init__(self) -> None:
+        if sum(share for share, _ in self.stages) > 1:
+            raise InputError(
+                f"stages take more than all epochs: received {self.stages}. Their shares must sum to 1 or less."
+            )
+        if self.weight_decay and self.optimizer != "adamw":
+            raise InputError(f"weight_decay {self.weight_decay} needs optimizer adamw: received {self.optimizer}.")
+
+    def resolutions(self) -> list[int]:
+        """The resolution of each epoch."""
+        result, share = [self.resolution] * self.epochs, 0.0
+        for part, resolution in self.stages:
+            first, last = round(share * self.epochs), round((share + part) * self.epochs)
+            result[first:last] = [resolution] * (last - first)
+            share += part
+        return result
+
+
+RECIPES: dict[str, Recipe] = {
+    # The experiment of 2017, to its letter; without flips its batch was 64 (--no-flip --global-batch 64).
+    "original": Recipe(),
+    "fast": Recipe(
+        stages=((0.4, 32), (0.3, 48)),
+        epochs=10,
+        global_batch=128,
+        optimizer="adamw",
+        learning_rate=0.002,
+        schedule="linear",
+        warmup=0.15,
+        beta_2=0.99,
+        weight_decay=0.05,
+        dropout=0.2,
+        label_smoothing=0.1,
+        batch_norm_momentum=0.9,
+        input_range="-1..1",
+        shift=2,
+        select="last",
+    ),
+    "best": Recipe(
+        stages=((0.12, 32), (0.16, 48)),
+        epochs=25,
+        global_batch=128,
+        optimizer="adamw",
+        learning_rate=0.002,
+        schedule="linear",
+        warmup=0.15,
+        beta_2=0.99,
+        weight_decay=0.05,
+        dropout=0.2,
+        label_smoothing=0.1,
+        batch_norm_momentum=0.9,
+        input_range="-1..1",
+        shift=2,
+        erase=0.5,
+        select="last",
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class Config(Recipe):
+    """A recipe and the circumstances of one run of it."""
+
+    recipe: Literal["original", "fast", "best"] = "original"
+    """Named set of defaults for everything above."""
+    dataset: Literal["fashion-mnist", "garments"] = "fashion-mnist"
+    """The real data, or ten kinds of garment drawn by this project's own code (needs no files)."""
+    data_dir: Path | None = None
+    """Folder of the four IDX files, the two Kaggle CSV files, or an .npz; default $FASHION_MNIST_DIR, cache, download."""
+    run: Path | None = None
+    """Folder for all that the run leaves; the same command with the same folder goes on. Default under runs/."""
+    config: Path | None = None
+    """YAML file of options; flags win over it."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 2017
+    """Of weights, order, augmentation and dropout."""
+    deterministic: bool = False
+    """Two runs with the same seed and number of ranks end bit-identical."""
+    protocol: Literal["honest", "original"] = "honest"
+    """original repeats 2017: trains on all 60,000 and chooses the best epoch on the (flipped) test images."""
+    limit_train: Annotated[int, Field(ge=10)] | None = None
+    """Use so many training images only, for tries."""
+    limit_eval: Annotated[int, Field(ge=10)] | None = None
+    """Use so many validation and test images only, for tries."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Batches per update: each rank adds up their gradients before it exchanges them."""
+    compression: Literal["none", "fp16"] = "none"
+    """fp16 halves the bytes of the gradient exchange."""
+    sync_batch_norm: bool = False
+    """Normalise by the statistics of the global batch, so that the number of ranks makes no difference."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of activations and products; weights stay float32."""
+    xla: bool = False
+    """Compile the step with XLA: for GPUs; on CPUs it is slower."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """Threads of this rank; default its share of the cores that the process may use."""
+    checkpoint_every: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds between checkpoints within an epoch."""
+    step_timeout: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds without progress after which a rank gives up, so that no run hangs."""
+    profile: bool = False
+    """Write a TensorBoard profile of some steps."""
+    timeline: Path | None = None
+    """Write Horovod's timeline of the exchanges to this file."""
+    print_config: bool = False
+    """Print the resolved configuration as YAML and stop."""
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides what the run computes, as plain values: what a resumed run must agree on."""
+        return {name: value for name, value in plain(self).items() if name not in CIRCUMSTANCES}
+
+    def folder(self) -> Path:
+        """The run folder: as given, or one under ``runs/`` named after the recipe and the run's identity."""
+        digest = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+        return self.run or Path("runs") / f"{self.recipe}-{self.dataset}-{digest[:8]}"
+
+
+# Options that may differ between the parts of one interrupted and resumed run.
+CIRCUMSTANCES = frozenset(
+    ["data_dir", "run", "config", "threads", "checkpoint_every", "step_timeout", "profile", "timeline", "print_config"]
+)
+
+
+def plain(config: Recipe) -> dict[str, Any]:
+    """The configuration as values that YAML and JSON can hold."""
+    return {
+        name: str(value) if isinstance(value, Path) else [list(v) for v in value] if name == "stages" else value
+        for name, value in dataclasses.asdict(config).items()
+    }
+
+
+def resolve(overrides: Sequence[Mapping[str, Any]]) -> Config:
+    """A configuration from layers of options, the later ones winning, over the recipe that they name.
+
+    Raises:
+        InputError: an unknown option, or a value of the wrong type or out of range.
+    """
+    given: dict[str, Any] = {}
+    for layer in overrides:
+        given |= layer
+    recipe = given.get("recipe", "original")
+    defaults = dataclasses.asdict(RECIPES[recipe]) if recipe in RECIPES else {}
+    if os.environ.get("FASHION_MNIST_DIR"):
+        defaults["data_dir"] = os.environ["FASHION_MNIST_DIR"]
+    try:
+        return Config(**defaults | given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][0])
+        if first["type"] == "unexpected_keyword_argument":
+            raise InputError(f"unknown option {option}. `python -m job.train --help` lists the options.") from None
+        hint = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+        raise InputError(f"option {option}: {hint}; received {first['input']!r}.") from None
+
+
+def parse(argv: Sequence[str], program: str = "python -m job.train") -> Config:
+    """The configuration that a command line asks for, its ``--config`` file included. Raises InputError."""
+    flags = parse_flags(argv, program)
+    layers = [flags]
+    if "config" in flags:
+        layers.insert(0, read_yaml(Path(flags["config"])))
+    return resolve(layers)
+
+
+def parse_flags(argv: Sequence[str], program: str) -> dict[str, Any]:
+    """The options that the command line names, unchecked; ``--help`` prints and exits. Raises InputError."""
+    documented = Recipe.__pydantic_fields__ | Config.__pydantic_fields__  # type: ignore[attr-defined]
+    for name, field in Recipe.__pydantic_fields__.items():  # type: ignore[attr-defined]
+        documented[name].description = field.description
+    fields: dict[str, Any] = {name: (field.annotation, field) for name, field in documented.items()}
+    flags = create_model("Flags", __base__=BaseSettings, __doc__="Train MobileNet with Horovod.", **fields)
+    try:
+        source = CliSettingsSource(
+            flags,
+            cli_prog_name=program,
+            cli_parse_args=list(argv),
+            cli_kebab_case=True,
+            cli_implicit_flags=True,
+            cli_hide_none_type=True,
+            cli_avoid_json=True,
+            cli_exit_on_error=False,
+        )
+    except SettingsError as error:
+        message = str(error).removeprefix("error parsing CLI: ")
+        raise InputError(f"{message}. `{program} --help` lists the options.") from None
+    return dict(source())
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The options in a YAML file. Raises InputError when it can't be read or isn't a mapping."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"configuration file {path} can't be read: {reason}.") from None
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise InputError(f"configuration file {path} must hold `option: value` lines: received {values!r:.80}.")
+    return {name.replace("-", "_"): value for name, value in values.items()}

@@ -1,0 +1,207 @@
+"""Batches of a rank: its share of each global batch, augmented.
+
+The order of an epoch is a permutation that depends on seed and epoch alone, and is cut into global batches before they
+are shared out: at equal global batch, 1, 2 and 4 ranks see the same global batches of the same images.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from job.data.arrays import SIDE, UInt8
+from job.data.augmentation import Augmentation, augment
+from job.data.draws import hashed, permutation
+from job.data.splits import Indices
+from job.errors import InputError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+# What a hash of (purpose, seed, epoch, …) is for. A purpose keeps its number for ever.
+_ORDER, _IMAGE, _MODEL = range(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A rank's share of one global batch of b images."""
+
+    images: UInt8
+    """Shape [b, 28, 28]."""
+    labels: npt.NDArray[np.int32]
+    """Shape [b]."""
+    keys: npt.NDArray[np.int64]
+    """Shape [b]: a hash of (seed, epoch, image), from which the model draws what it draws for each image."""
+    global_count: int
+    """How many images the global batch has, in all ranks together."""
+
+
+def steps_per_epoch(count: int, global_batch: int) -> int:
+    """How many global batches of `global_batch` images or fewer an epoch of `count` images has."""
+    return -(-count // global_batch)
+
+
+def batches(
+    images: UInt8,
+    labels: UInt8,
+    indices: Indices,
+    *,
+    seed: int,
+    epoch: int,
+    global_batch: int,
+    rank: int,
+    size: int,
+    augmentation: Augmentation,
+    start_step: int = 0,
+) -> Iterator[Batch]:
+    """The batches of one rank in one epoch, from `start_step` on.
+
+    An epoch of n images has S = ⌈n / global_batch⌉ steps, and step t takes the images from ⌊t n / S⌋ to below
+    ⌊(t + 1) n / S⌋ of the permutation: global batches differ by one image at most, and so do the ranks' shares of each.
+    Every image comes exactly once.
+
+    Args:
+        images: uint8 of shape [N, 28, 28].
+        labels: uint8 of shape [N].
+        indices: which of the N images the epoch has, shape [n].
+        seed: of the run.
+        epoch: counted from 0.
+        global_batch: images in a step, in all ranks together.
+        rank: of this process, from 0 to size - 1.
+        size: number of ranks.
+        augmentation: what is done to each image.
+        start_step: the first step to give, for a run that is resumed within an epoch.
+
+    Raises:
+        InputError: a rank would have a step without an image.
+    """
+    count = len(indices)
+    steps = _checked_steps(count, global_batch, size)
+    order = indices[permutation(count, _ORDER, seed, epoch)]
+
+    def made() -> Iterator[Batch]:
+        for step in range(start_step, steps):
+            whole = order[_cut(count, step, steps) : _cut(count, step + 1, steps)]
+            mine = whole[_cut(len(whole), rank, size) : _cut(len(whole), rank + 1, size)]
+            yield _batch(images, labels, mine, len(whole), seed, epoch, augmentation)
+
+    return made()
+
+
+def as_tf_dataset(
+    images: UInt8,
+    labels: UInt8,
+    indices: Indices,
+    *,
+    seed: int,
+    epochs: int,
+    global_batch: int,
+    rank: int,
+    size: int,
+    augmentation: Augmentation,
+    start_epoch: int = 0,
+    start_step: int = 0,
+) -> "tf.data.Dataset":
+    """A `tf.data.Dataset` of `batches` from (start_epoch, start_step) to the end of epoch `epochs` - 1.
+
+    Its elements are (images uint8 [b, 28, 28], labels int32 [b], keys int64 [b], global_count int32 []), with b unknown
+    to the graph. Four batches are made ahead on one thread, so that the model never waits for them.
+
+    Raises:
+        InputError: as `batches` does.
+    """
+    import tensorflow as tf
+
+    steps = _checked_steps(len(indices), global_batch, size)
+    if not 0 <= start_step <= steps:
+        raise InputError(f"the first step is outside the epoch: received {start_step}. Give 0 to {steps}.")
+
+    def elements() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.int32]]:
+        for epoch in range(start_epoch, epochs):
+            for batch in batches(
+                images,
+                labels,
+                indices,
+                seed=seed,
+                epoch=epoch,
+                global_batch=global_batch,
+                rank=rank,
+                size=size,
+                augmentation=augmentation,
+                start_step=start_step if epoch == start_epoch else 0,
+            ):
+                yield batch.images, batch.labels, batch.keys, np.int32(batch.global_count)
+
+    signature = (
+        tf.TensorSpec((None, SIDE, SIDE), tf.uint8),
+        tf.TensorSpec((None,), tf.int32),
+        tf.TensorSpec((None,), tf.int64),
+        tf.TensorSpec((), tf.int32),
+    )
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    # TensorFlow's own threads are the model's.
+    options.threading.private_threadpool_size = 1
+    return tf.data.Dataset.from_generator(elements, output_signature=signature).prefetch(4).with_options(options)
+
+
+def evaluation_batches(
+    images: UInt8,
+    labels: UInt8,
+    indices: Indices,
+    *,
+    batch: int,
+    rank: int,
+    size: int,
+    flip_seed: int | None = None,
+    epoch: int = 0,
+) -> Iterator[Batch]:
+    """A rank's contiguous share of the images in order, every image once, in batches of `batch` or fewer.
+
+    Shares differ by one image at most, so that one rank may have a batch more than another, or none where there are
+    fewer images than ranks: nothing that all ranks wait for may depend on the number of batches.
+
+    Args:
+        images, labels, indices: as in `batches`.
+        batch: the most images of this rank in one batch.
+        rank: of this process, from 0 to size - 1.
+        size: number of ranks.
+        flip_seed: None, or mirror half of the images by this seed and the epoch, as the original experiment did.
+        epoch: counted from 0.
+    """
+    mine = indices[_cut(len(indices), rank, size) : _cut(len(indices), rank + 1, size)]
+    augmentation = Augmentation(flip=flip_seed is not None)
+    for start in range(0, len(mine), batch):
+        chosen = mine[start : start + batch]
+        yield _batch(images, labels, chosen, len(chosen), flip_seed or 0, epoch, augmentation)
+
+
+def _checked_steps(count: int, global_batch: int, size: int) -> int:
+    """The number of steps of an epoch in which each rank has an image in each step."""
+    if global_batch < 1:
+        raise InputError(f"the global batch is too small: received {global_batch}. Give 1 image or more.")
+    steps = steps_per_epoch(count, global_batch)
+    if count == 0 or count // steps < size:
+        smallest = count // max(steps, 1)
+        raise InputError(
+            f"a rank would have a step without an image: received {count:,} images in global batches of {smallest} to "
+            f"{global_batch} for {size} ranks. Give a larger --global-batch, more images, or fewer ranks."
+        )
+    return steps
+
+
+def _cut(count: int, part: int, parts: int) -> int:
+    return part * count // parts
+
+
+def _batch(
+    images: UInt8, labels: UInt8, chosen: Indices, global_count: int, seed: int, epoch: int, augmentation: Augmentation
+) -> Batch:
+    return Batch(
+        images=augment(images[chosen], hashed(_IMAGE, seed, epoch, chosen), augmentation),
+        labels=labels[chosen].astype(np.int32),
+        keys=hashed(_MODEL, seed, epoch, chosen).view(np.int64),
+        global_count=global_count,
+    )

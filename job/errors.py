@@ -1,0 +1,46 @@
+"""The one exception that means "you, the user, can mend this", and the one way in which commands end."""
+
+import errno
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+# What the user's own machine refuses: one line says it all, and a traceback would bury it.
+_REFUSALS = {errno.ENOSPC: 1, errno.EDQUOT: 1, errno.EACCES: 2, errno.EPERM: 2, errno.EROFS: 2}
+
+
+class InputError(Exception):
+    """Wrong configuration or input: its message is one line that an entry point prints before it exits with 2."""
+
+
+class RunError(Exception):
+    """A run that can't go on, for a reason that its one-line message gives: an entry point exits with 1."""
+
+
+def run_main(main: Callable[[], int], *, quiet: bool = False) -> NoReturn:
+    """Run an entry point's `main` and leave the process with the exit code that it returns.
+
+    An `InputError` becomes one line on stderr and exit code 2; a `RunError` one line and 1; a full disk one line and 1; a refused permission one
+    line and 2; Ctrl-C ends with 130. Every other exception keeps its traceback (exit code 1). A `quiet` process keeps
+    the line to itself: of several ranks that find the same error, one tells it.
+    """
+    try:
+        code = main()
+    except InputError as error:
+        code = _complain(str(error), 2, quiet)
+    except RunError as error:
+        code = _complain(str(error), 1, quiet)
+    except KeyboardInterrupt:
+        code = 130
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        code = _complain(f"{error.strerror}{where}", _REFUSALS[error.errno], quiet)
+    sys.exit(code)
+
+
+def _complain(message: str, code: int, quiet: bool) -> int:
+    if not quiet:
+        print("error:", " ".join(message.split()), file=sys.stderr, flush=True)
+    return code

@@ -1,0 +1,89 @@
+"""A picture file of any size and colour becomes an image like the data set's: 28×28, grey, light on black."""
+
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from job.data.arrays import SIDE
+from job.errors import InputError
+
+# All that Pillow's PNG and JPEG readers raise on damaged files.
+_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, OverflowError, struct.error, zlib.error)
+
+
+@dataclass(frozen=True, slots=True)
+class GreyImage:
+    """An image that the model can take."""
+
+    pixels: NDArray[np.uint8]
+    """[28, 28]."""
+    inverted: bool
+    """Whether light and dark were exchanged, because the picture's border is light."""
+
+
+def read_image(path: Path, *, invert: bool = True) -> GreyImage:
+    """Read a PNG or JPEG file and make it what Fashion-MNIST's images are: grey, light on black, square, 28×28.
+
+    The picture is turned as its camera noted, laid on a plain ground where it is transparent, and padded with the
+    brightness of its border.
+
+    Args:
+        path: the file.
+        invert: exchange light and dark where the border is light (its median above one half).
+
+    Raises:
+        InputError: it isn't a whole PNG or JPEG file, has more pixels than Pillow takes without a warning (89 million),
+            or is thinner than 1:28.
+    """
+    if not path.is_file():
+        raise InputError(f"no image file there: received {path}. Name PNG or JPEG files.")
+    try:
+        # A small file can claim a picture that fills the memory; it is refused before a pixel is read.
+        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
+            picture = Image.open(path, formats=("PNG", "JPEG"))
+        with picture:
+            grey = _grey(ImageOps.exif_transpose(picture))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise InputError(
+            f"{path} is too large: more than {Image.MAX_IMAGE_PIXELS:,} pixels. Make it smaller."
+        ) from None
+    except PermissionError:
+        raise InputError(f"{path} can't be read: permission denied. Change its permissions.") from None
+    except Image.UnidentifiedImageError:
+        raise InputError(f"{path} is not a PNG or JPEG file. Convert it to one of them.") from None
+    except _DAMAGE as error:
+        raise InputError(f"{path} is a damaged image: {error}. Make it anew.") from error
+    if max(grey.size) > SIDE * min(grey.size):
+        raise InputError(f"{path} is too thin: received {grey.width}×{grey.height} pixels. Cut it nearer to a square.")
+    ground = int(np.median(_border(np.asarray(grey))))
+    inverted = invert and ground > 127
+    if inverted:
+        grey, ground = ImageOps.invert(grey), 255 - ground
+    square = ImageOps.pad(grey, (SIDE, SIDE), Image.Resampling.LANCZOS, color=ground)
+    return GreyImage(np.asarray(square, np.uint8), inverted)
+
+
+def _grey(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I;16"):
+        # Pillow cuts values above 255 off here instead of scaling them.
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    grey = picture.convert("L")
+    if picture.has_transparency_data:
+        colours = picture.convert("RGBA")
+        alpha = colours.getchannel("A")
+        grey = colours.convert("L")
+        # The ground that the garment stands out from best.
+        weights = np.asarray(alpha, np.float32)
+        light = weights.any() and np.average(np.asarray(grey), weights=weights) > 127
+        grey = Image.composite(grey, Image.new("L", grey.size, 0 if light else 255), alpha)
+    return grey
+
+
+def _border(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])

@@ -1,0 +1,102 @@
+"""ImageNet weights for the backbone: where they come from, and how a file of them is read without trusting it."""
+
+import os
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pooch
+from requests.exceptions import RequestException
+
+from job.errors import InputError
+
+URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet/"
+_ADVICE = "Give a file with --weights FILE, or start from random weights with --weights none."
+
+
+def imagenet_weights(alpha: float) -> Path:
+    """The path of Keras' own MobileNet weights without top, downloaded once into the cache.
+
+    Keras publishes no checksum for these files, so the HDF5 signature is checked here, and every layer's shape
+    when it is loaded. Raises InputError for a width without weights and where there is no network.
+    """
+    widths = {1.0: "1_0", 0.75: "7_5", 0.5: "5_0", 0.25: "2_5"}
+    if alpha not in widths:
+        raise InputError(f"no ImageNet weights exist for this width: received {alpha}. Use one of {sorted(widths)}.")
+    name = f"mobilenet_{widths[alpha]}_224_tf_no_top.h5"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fashion-job" / "weights"
+    download = pooch.HTTPDownloader(timeout=(10, 60), progressbar=True)
+    try:
+        path = Path(pooch.retrieve(URL + name, known_hash=None, fname=name, path=folder, downloader=download))
+    except (RequestException, OSError) as error:
+        raise InputError(
+            f"ImageNet weights could not be downloaded: {URL + name} ({type(error).__name__}). {_ADVICE}"
+        ) from error
+    if not h5py.is_hdf5(path):
+        path.unlink()
+        raise InputError(f"what was downloaded is no HDF5 file: received it from {URL + name}. {_ADVICE}")
+    return path
+
+
+def load_imagenet(backbone: keras.Model, path: Path) -> None:
+    """Set `backbone`'s weights from a MobileNet weights file without top (.h5 as published, or .weights.h5 of Keras 3).
+
+    Only arrays are read: nothing in the file is unpickled or run. Raises InputError that names the file and the layer.
+    """
+    layers = [layer for layer in backbone.layers if layer.weights]
+    if not Path(path).is_file():
+        raise InputError(f"the weights file does not exist: received {path}. {_ADVICE}")
+    try:
+        with h5py.File(path, "r") as file:
+            arrays = _published(file, path, layers) if "layer_names" in file.attrs else _keras3(file, path, layers)
+    except OSError as error:
+        raise InputError(f"the weights file is not HDF5 or is damaged: received {path}. {_ADVICE}") from error
+    backbone.set_weights(arrays)
+
+
+def _published(file: h5py.File, path: Path, layers: list[keras.Layer]) -> list[np.ndarray]:
+    """Arrays of a file in Keras' older layout: a group per layer, under the layer's name."""
+    arrays = []
+    for layer in layers:
+        group = file.get(layer.name)
+        names = [] if group is None else [_text(name) for name in group.attrs.get("weight_names", [])]
+        arrays += _checked(path, layer, [group.get(name) for name in names])
+    return arrays
+
+
+def _keras3(file: h5py.File, path: Path, layers: list[keras.Layer]) -> list[np.ndarray]:
+    """Arrays of a Keras 3 file: layers/CLASS_NUMBER/vars/INDEX, numbered per class in the model's order."""
+    arrays = []
+    numbers: dict[str, int] = {}
+    for layer in layers:
+        stem = _stock_class(layer)
+        number = numbers[stem] = numbers.get(stem, -1) + 1
+        group = file.get(f"layers/{stem}_{number}/vars" if number else f"layers/{stem}/vars")
+        arrays += _checked(path, layer, [] if group is None else [group.get(str(i)) for i in range(len(group))])
+    return arrays
+
+
+def _stock_class(layer: keras.Layer) -> str:
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return "batch_normalization"
+    return "depthwise_conv2d" if isinstance(layer, keras.layers.DepthwiseConv2D) else "conv2d"
+
+
+def _checked(path: Path, layer: keras.Layer, found: list[h5py.Dataset | None]) -> list[np.ndarray]:
+    expected = [tuple(weight.shape) for weight in layer.weights]
+    received = [tuple(entry.shape) if isinstance(entry, h5py.Dataset) else None for entry in found]
+    if received == expected and all(entry.dtype.kind == "f" for entry in found if entry is not None):
+        return [np.asarray(entry, np.float32) for entry in found]
+    if not received:
+        raise InputError(
+            f"the weights file lacks layer {layer.name}: received {path}. Use a MobileNet file without top."
+        )
+    raise InputError(
+        f"the weights of layer {layer.name} have another shape: received {received} in {path}, expected {expected}. "
+        "Use a file for this width multiplier (alpha)."
+    )
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode() if isinstance(name, bytes) else name

@@ -1,0 +1,212 @@
+"""What happens between the steps of a run: its journal, its checkpoints, and the reasons to end early."""
+
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import keras
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from horovod_keras import Collectives
+from horovod_keras.optimizer import Exchange
+from horovod_keras.watchdog import Watchdog
+from job.config import Config
+from job.errors import RunError
+from job.run import state
+from job.run.checkpoints import Arrays, Position
+from job.run.folder import RunFolder
+from job.run.timings import Timings
+
+
+class PreemptedError(Exception):
+    """All ranks have agreed to stop; the run is saved and can go on. Exit code 75."""
+
+
+class DivergedError(RunError):
+    """The loss is not a finite number any more; the message says between which steps that happened."""
+
+
+class Keeper(keras.callbacks.Callback):
+    """Checkpoints within and after epochs; ends all ranks together when one is told to stop or the loss is lost.
+
+    Args:
+        folder: of the run; None on ranks other than 0.
+        ranks: that train together.
+        position: where the run starts; the attribute of the same name is kept up to date.
+        metrics: running metrics of the epoch that a resumed run stands in.
+        config: of the run.
+        steps: batches of an epoch.
+        stop: set by anyone on this rank who wants all ranks to stop.
+        watchdog: told of each step.
+        timings: told what is no training step: tracing, evaluation, saving.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder | None,
+        ranks: Collectives,
+        position: Position,
+        metrics: Arrays,
+        config: Config,
+        steps: int,
+        stop: threading.Event,
+        watchdog: Watchdog,
+        timings: Timings,
+    ) -> None:
+        super().__init__()
+        self.folder, self.ranks, self.position, self.resumed_metrics = folder, ranks, position, metrics
+        self.config, self.steps, self.stop, self.watchdog = config, steps, stop, watchdog
+        self.timings = timings
+        self._open = contextlib.ExitStack()
+        self._saved = self._mark = time.monotonic()
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._open.enter_context(self.timings.of("tracing"))
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        # Rank 0 goes on with the sums of all ranks; the others start at nothing, so that the total is right.
+        if self.ranks.rank == 0:
+            for metric in self.model.metrics:
+                for variable in metric.variables:
+                    variable.assign(self.resumed_metrics.get(f"metric {metric.name}/{variable.name}", variable))
+        self.resumed_metrics = {}
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        due = self.folder is not None and time.monotonic() - self._saved > self.config.checkpoint_every
+        self.model.optimizer.exchange.requests.assign([float(self.stop.is_set()), float(due)])
+        what = f"step {self.position.step + 1} of epoch {self.position.epoch + 1}"
+        self.watchdog.expect(what, self.config.step_timeout)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._open.close()
+        position = self.position = replace(self.position, step=self.position.step + 1)
+        loss = float(self.model.batch_loss)
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"the loss became {loss} between steps {position.step - 1} and {position.step} of epoch "
+                f"{position.epoch + 1}. Lower --learning-rate; the last checkpoint is from before."
+            )
+        agreed = self.model.optimizer.exchange.agreed.numpy()
+        if position.step == self.steps:  # the end of the epoch saves, and stops, by itself
+            return
+        if agreed[Exchange.STOP] > 0 or agreed[Exchange.SAVE] > 0:
+            # Summed over ranks, so that the epoch's metrics are whole when other ranks go on from here.
+            local = state.running_metrics(self.model)
+            self._save({name: self.ranks.sum(value, f"save/{name}").numpy() for name, value in local.items()})
+        if agreed[Exchange.STOP] > 0:
+            raise PreemptedError(f"stopped after step {position.step} of epoch {position.epoch + 1}")
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._open.enter_context(self.timings.of("evaluation"))
+
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        self._open.close()
+
+    def on_test_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.watchdog.expect("evaluation", self.config.step_timeout)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        accuracy = (logs or {})["val_accuracy"]
+        self.position = replace(self.position, epoch=epoch + 1, step=0)
+        if accuracy > self.position.best_accuracy:
+            self.position = replace(self.position, best_accuracy=accuracy, best_epoch=epoch + 1)
+            if self.folder is not None:
+                self.folder.checkpoints.save_best(state.weights(self.model), self.position)
+        self._save({})
+        if float(self.model.optimizer.exchange.agreed[Exchange.STOP]) > 0:
+            raise PreemptedError(f"stopped after epoch {epoch + 1}")
+
+    def seconds(self) -> float:
+        """Wall time of the run so far, all its parts together; call it when the position is saved."""
+        now = time.monotonic()
+        self.position = replace(self.position, seconds=self.position.seconds + now - self._mark)
+        self._mark = now
+        return self.position.seconds
+
+    def _save(self, metrics: Arrays) -> None:
+        self._saved = time.monotonic()
+        self.seconds()
+        if self.folder is not None:
+            with self.timings.of("saving"):
+                self.folder.checkpoints.save(state.everything(self.model) | dict(metrics), self.position)
+
+
+class Journal(keras.callbacks.Callback):
+    """Rank 0's account of each epoch: ``metrics.jsonl``, TensorBoard, a progress bar or a line, and a listener.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        images: training images of an epoch, over all ranks.
+        steps: batches of an epoch.
+        on_epoch: called with each epoch's record.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: Config,
+        images: int,
+        steps: int,
+        on_epoch: Callable[[dict[str, Any]], None] | None,
+    ) -> None:
+        super().__init__()
+        self.folder, self.epochs, self.steps, self.images = folder, config.epochs, steps, images
+        self.resolutions, self.on_epoch = config.resolutions(), on_epoch
+        self._bar: tqdm | None = None
+        self._events = SummaryWriter(str(folder.path / "tensorboard"))
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._start = time.monotonic()
+        self._evaluation = 0.0
+        self._batches = 0
+        # Without a terminal a bar is noise in a log: there each epoch is one line.
+        self._bar = tqdm(
+            total=self.steps, desc=f"epoch {epoch + 1}/{self.epochs}", unit="batch", disable=None, leave=False
+        )
+        self._bar.update(self.steps - self.params["steps"])
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        assert self._bar is not None
+        self._batches += 1
+        if self._bar.update(1) and logs:
+            self._bar.set_postfix(
+                loss=f"{float(logs['loss']):.4f}", accuracy=f"{float(logs['accuracy']):.4f}", refresh=False
+            )
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._test_start = time.monotonic()
+
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        self._evaluation = time.monotonic() - self._test_start
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        assert self._bar is not None and logs is not None
+        self._bar.close()
+        total = time.monotonic() - self._start
+        training = total - self._evaluation
+        record = {
+            "epoch": epoch + 1,
+            **{name: round(float(logs[name]), 6) for name in ("loss", "accuracy", "val_loss", "val_accuracy")},
+            "learning_rate": float(f"{float(self.model.optimizer.learning_rate):.6g}"),
+            "images_per_second": round(self.images * self._batches / self.steps / training, 1),
+            "seconds": round(total, 3),
+            "resolution": self.resolutions[epoch],
+        }
+        self.folder.append_metrics(record)
+        for name, value in record.items():
+            if name != "epoch":
+                self._events.add_scalar(name, value, epoch + 1)
+        self._events.flush()
+        tqdm.write(
+            f"epoch {epoch + 1}/{self.epochs}: loss {record['loss']:.4f}, accuracy {record['accuracy']:.4f}, "
+            f"validation loss {record['val_loss']:.4f}, accuracy {record['val_accuracy']:.4f}; "
+            f"{record['images_per_second']:.0f} images/s at {record['resolution']} px, {total:.0f} s"
+        )
+        if self.on_epoch:
+            self.on_epoch(record)

@@ -1,0 +1,134 @@
+"""Checkpoints: one file each, written beside the training, never seen half-written, checked when read.
+
+A checkpoint is a safetensors file (arrays and a JSON header: nothing in it is executed) whose name ends in the first 16
+hex digits of its SHA-256, so damage is noticed without a second file.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+log = logging.getLogger(__name__)
+
+Arrays = Mapping[str, np.ndarray]
+KEPT = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """Where a run stands."""
+
+    epoch: int
+    """Epochs completed."""
+    step: int = 0
+    """Batches done of the epoch after these."""
+    best_accuracy: float = -1.0
+    """Best validation accuracy so far; -1 before the first."""
+    best_epoch: int = 0
+    """Epoch (from 1) of the best validation accuracy; 0 before the first."""
+    seconds: float = 0.0
+    """Wall time spent so far, all parts of the run together."""
+
+
+class Checkpoints:
+    """The checkpoints of one run: the last two positions, and the best weights.
+
+    Args:
+        folder: made if missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def save(self, arrays: Arrays, position: Position) -> None:
+        """Write a position in the background; the arrays must not change afterwards.
+
+        Raises:
+            OSError: if the checkpoint before this one could not be written.
+        """
+        self._submit("step", f"step-{position.epoch:05d}-{position.step:07d}", arrays, position, KEPT)
+
+    def save_best(self, arrays: Arrays, position: Position) -> None:
+        """Write the best weights so far in the background. Raises as :meth:`save` does."""
+        self._submit("best", f"best-{position.best_epoch:05d}", arrays, position, 1)
+
+    def wait(self) -> None:
+        """Return when all is on the disk. Raises OSError if the last checkpoint could not be written."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def last(self) -> tuple[dict[str, np.ndarray], Position] | None:
+        """The newest undamaged position, or None; a damaged file is reported and the one before it used."""
+        return self._read("step")
+
+    def best(self) -> tuple[dict[str, np.ndarray], Position] | None:
+        """The best weights, or None."""
+        return self._read("best")
+
+    def _submit(self, kind: str, stem: str, arrays: Arrays, position: Position, kept: int) -> None:
+        self.wait()
+        self._pending = self._writer.submit(self._write, kind, stem, arrays, position, kept)
+
+    def _write(self, kind: str, stem: str, arrays: Arrays, position: Position, kept: int) -> None:
+        data = safetensors.numpy.save(dict(arrays), metadata={"position": json.dumps(asdict(position))})
+        target = self.folder / f"{stem}.{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
+        write_atomically(target, data)
+        for old in self._files(kind)[:-kept]:
+            old.unlink(missing_ok=True)
+
+    def _files(self, kind: str) -> list[Path]:
+        return sorted(self.folder.glob(f"{kind}-*.safetensors"))
+
+    def _read(self, kind: str) -> tuple[dict[str, np.ndarray], Position] | None:
+        for path in reversed(self._files(kind)):
+            try:
+                return read(path)
+            except ValueError as error:
+                log.warning("checkpoint %s is damaged (%s): using the one before it", path, error)
+        return None
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], Position]:
+    """The arrays and position in one checkpoint file. Raises ValueError, in one line, if it is damaged."""
+    data = path.read_bytes()
+    expected, received = path.name.split(".")[-2], hashlib.sha256(data).hexdigest()[:16]
+    if received != expected:
+        raise ValueError(f"its checksum is {received}, expected {expected}")
+    try:
+        arrays = safetensors.numpy.load(data)
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + length])
+        return arrays, Position(**json.loads(header["__metadata__"]["position"]))
+    except (safetensors.SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"not a checkpoint of this project: {error}") from None
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a power cut. Raises OSError."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

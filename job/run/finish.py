@@ -1,0 +1,125 @@
+"""How a run ends: the chosen weights, the one look at the test set, and what is left in the folder."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from horovod_keras import Collectives
+from job.config import Config
+from job.data.arrays import CLASS_NAMES, UInt8
+from job.model.training import TrainingModel
+from job.run import state
+from job.run.callbacks import Keeper
+from job.run.folder import RunFolder
+from job.run.report import write_report
+from job.run.start import EVALUATION_BATCH, Data, share
+from job.run.timings import Timings
+
+Probabilities = npt.NDArray[np.float32]
+
+# Between the fast network and the stock one: rounding of 28 layers, far below what could change an answer's meaning.
+TOLERANCE = 1e-3
+
+
+def finish(
+    config: Config,
+    ranks: Collectives,
+    model: TrainingModel,
+    data: Data,
+    keeper: Keeper,
+    folder: RunFolder | None,
+    timings: Timings,
+) -> dict[str, Any]:
+    """Choose the weights, evaluate them, save the model and the report.
+
+    Args:
+        folder: of the run; None on ranks other than 0.
+        timings: of the run so far; noted in the result.
+
+    Returns:
+        The content of `result.json`, the same on all ranks.
+    """
+    with timings.of("evaluation"):
+        model.at_resolution(config.resolution)
+        choose_weights(config, ranks, model, folder)
+        images, labels = data.set.images, data.set.labels
+        validation = score(probabilities(model, images[data.splits.validation], ranks), labels[data.splits.validation])
+        test_images, test_labels = images[data.splits.test], labels[data.splits.test]
+        predicted = probabilities(model, test_images, ranks)
+        mirrored = probabilities(model, test_images[:, :, ::-1], ranks)
+        test = score(predicted, test_labels)
+    with timings.of("saving"):
+        if folder:
+            save_model(model, folder, test_images[:8], predicted[:8])
+    result = {
+        "status": "done",
+        "val_accuracy": validation["accuracy"],
+        "test_accuracy": test["accuracy"],
+        "test_loss": test["loss"],
+        "test_accuracy_with_flips": score((predicted + mirrored) / 2, test_labels)["accuracy"],
+        "epochs": config.epochs,
+        "best_epoch": keeper.position.best_epoch,
+        "ranks": ranks.size,
+        "seconds": round(keeper.seconds(), 3),
+        "protocol": config.protocol,
+        "data": data.set.source,
+        "weights": config.weights,
+        "timings": {name: round(seconds, 3) for name, seconds in timings.seconds.items()},
+    }
+    if folder:
+        folder.checkpoints.wait()
+        folder.write_json("result.json", result)
+        write_report(
+            folder.path,
+            images=test_images,
+            labels=test_labels,
+            probabilities=predicted,
+            class_names=CLASS_NAMES,
+            split_name="test",
+        )
+    return result
+
+
+def choose_weights(config: Config, ranks: Collectives, model: TrainingModel, folder: RunFolder | None) -> None:
+    """Give all ranks the weights that the recipe selects: those of the best epoch, or those that they have."""
+    if config.select == "best":
+        if folder:
+            folder.checkpoints.wait()
+            if best := folder.checkpoints.best():
+                state.restore(model, best[0])
+        for index, variable in enumerate(model.variables):
+            variable.assign(ranks.broadcast(variable.value, f"best/{index}"))
+
+
+def probabilities(model: TrainingModel, images: UInt8, ranks: Collectives) -> Probabilities:
+    """Class probabilities, float32 [n, 10], of images uint8 [n, 28, 28], each rank computing its share of them."""
+    first, last = share(len(images), ranks)
+    result = np.zeros((len(images), len(CLASS_NAMES)), np.float32)
+    result[first:last] = model.predict(images[first:last], batch_size=EVALUATION_BATCH, verbose=0)
+    return ranks.sum(result, "probabilities").numpy()
+
+
+def score(predicted: Probabilities, labels: UInt8) -> dict[str, float]:
+    """Accuracy, and loss (mean negative log-likelihood in nats), of probabilities [n, 10] for labels [n]."""
+    likelihood = predicted[np.arange(len(labels)), labels]
+    return {
+        "accuracy": float(np.mean(predicted.argmax(axis=1) == labels)),
+        "loss": float(-np.mean(np.log(np.maximum(likelihood, np.finfo(np.float32).tiny)))),
+    }
+
+
+def save_model(model: TrainingModel, folder: RunFolder, images: UInt8, expected: Probabilities) -> None:
+    """Save the stock network with the model's weights, once it has been seen to answer as the trained one does.
+
+    Raises:
+        ArithmeticError: it doesn't.
+    """
+    serving: keras.Model = model.serving_model()
+    difference = float(np.abs(serving.predict(images, verbose=0) - expected).max())
+    if model.config.precision == "float32" and difference > TOLERANCE:
+        raise ArithmeticError(f"the saved network differs from the trained one by {difference:.2g} in probability.")
+    partial = folder.path / ".partial.keras"
+    serving.save(partial)
+    partial.replace(folder.path / "model.keras")

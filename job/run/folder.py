@@ -1,0 +1,123 @@
+"""The run folder: what is in it, and the rule that one folder holds one run."""
+
+import contextlib
+import json
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import filelock
+import psutil
+import yaml
+
+from job.config import Config, plain
+from job.errors import InputError
+from job.run.checkpoints import Checkpoints, write_atomically
+
+LIBRARIES = ("tensorflow-cpu", "tensorflow", "keras", "horovod", "numpy", "pyarrow", "ray")
+
+
+class RunFolder:
+    """One run's files; only rank 0 writes.
+
+    Args:
+        config: whose :meth:`~job.config.Config.folder` it is.
+        source: what the data are, for example a digest; part of the run's identity.
+
+    Raises:
+        InputError: the folder holds another run (the option and both values are named), is in use by another job, or
+            can't be written.
+    """
+
+    def __init__(self, config: Config, source: str) -> None:
+        self.path = config.folder()
+        self.config = config
+        identity = config.identity() | {"data": source}
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            # Held until the object goes, at the latest with the process.
+            self._lock = filelock.FileLock(self.path / ".lock", timeout=5)
+            self._lock.acquire()
+            known = self.path / "config.yaml"
+            if known.exists():
+                self._refuse_another_run(identity, yaml.safe_load(known.read_text()))
+            self.checkpoints = Checkpoints(self.path / "checkpoints")
+            write_atomically(known, yaml.safe_dump(plain(config) | {"data": source}, sort_keys=False).encode())
+        except filelock.Timeout:
+            raise InputError(
+                f"run folder {self.path} is in use by another job. Wait for it or choose another."
+            ) from None
+        except (PermissionError, NotADirectoryError, FileExistsError) as error:
+            raise InputError(
+                f"run folder {self.path} can't be used: {error.strerror}. Choose another with --run."
+            ) from None
+
+    def _refuse_another_run(self, identity: dict[str, Any], known: Any) -> None:
+        if not isinstance(known, dict):
+            raise InputError(f"run folder {self.path} holds a config.yaml of another kind. Choose another with --run.")
+        for name, value in identity.items():
+            if known.get(name, value) != value:
+                option = f"--{name.replace('_', '-')}"
+                raise InputError(
+                    f"run folder {self.path} holds another run: {option} is {known[name]!r} there, {value!r} now. "
+                    "Choose another with --run, or give the same options."
+                )
+
+    def result(self) -> dict[str, Any] | None:
+        """The content of ``result.json``, or None while the run isn't finished."""
+        path = self.path / "result.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write one of the folder's JSON files."""
+        write_atomically(self.path / name, json.dumps(value, indent=2).encode() + b"\n")
+
+    def keep_metrics_before(self, epoch: int) -> None:
+        """Drop what an interrupted run noted of this epoch (from 1) and later ones: they are trained again."""
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            lines = [line for line in path.read_text().splitlines() if json.loads(line)["epoch"] < epoch]
+            write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """Add one epoch's line to ``metrics.jsonl``."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def environment(ranks: int, threads: int, kernels: str) -> dict[str, Any]:
+    """What a result depends on beside the configuration: versions, machine, commit, command."""
+    commit = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "command": shlex.join(sys.orig_argv),
+        "commit": commit.stdout.strip() or None,
+        "python": platform.python_version(),
+        "libraries": {d.name: d.version for d in metadata.distributions() if d.name.replace("_", "-") in LIBRARIES},
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "processor": processor(),
+        "cores": psutil.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "ranks": ranks,
+        "threads_per_rank": threads,
+        "kernels": kernels,
+    }
+
+
+def processor() -> str:
+    """The processor's name as Linux gives it, else what Python knows."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,129 @@
+"""Train MobileNet on Fashion-MNIST, in one process or on several ranks under Horovod.
+
+    python -m job.train --recipe fast                                 # one process
+    horovodrun -np 4 python -m job.train --recipe fast                # four ranks on this machine
+    python -m job.train --dataset garments --weights none --epochs 3  # nothing to download
+
+Repeat a command after an interruption and the run goes on. It leaves one folder (`--run`): configuration, environment,
+metrics, checkpoints, `model.keras`, `result.json` and `report.html`.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from horovod_keras.environment import launched_rank
+from job.config import Config, parse, plain
+from job.errors import run_main
+
+if TYPE_CHECKING:
+    from horovod_keras import Collectives
+
+PREEMPTED = 75
+
+
+def main() -> int:
+    config = parse(sys.argv[1:])
+    if config.print_config:
+        import yaml
+
+        print(yaml.safe_dump(plain(config), sort_keys=False), end="")
+        return 0
+    from job.run import start
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    ranks = start.join(config)
+    result = train(config, ranks, stop=stop)
+    ranks.leave()
+    return PREEMPTED if result["status"] == "preempted" else 0
+
+
+def train(
+    config: Config,
+    ranks: "Collectives",
+    *,
+    stop: threading.Event | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Train, evaluate and save one run; what `main` does, and what a trial of the search does.
+
+    Args:
+        config: the run.
+        ranks: to train on; every one of them calls this function.
+        stop: when it is set on any rank, all save and stop after the same step.
+        on_epoch: on rank 0, called with each epoch's record.
+
+    Returns:
+        The content of `result.json`, the same on all ranks; `status` is `done`, or `preempted` if the run was stopped
+        and can go on.
+
+    Raises:
+        InputError: on all ranks, if the data, the weights or the run folder can't be used.
+        DivergedError: on all ranks, if the loss is not a finite number any more.
+    """
+    from horovod_keras.callbacks import BroadcastInitialState, MetricAverage
+    from horovod_keras.watchdog import Watchdog
+    from job.model import training
+    from job.run import finish, start
+    from job.run.callbacks import Journal, Keeper, PreemptedError
+    from job.run.folder import RunFolder
+    from job.run.timings import Timings
+
+    timings = Timings()
+    watchdog = Watchdog(ranks.rank, "the data", start.SETUP_TIMEOUT)
+    with timings.of("data"), start.agreed(ranks):
+        data = start.load(config, ranks)
+        folder = RunFolder(config, data.set.digest) if ranks.rank == 0 else None
+    finished = start.broadcast(ranks, folder.result() if folder else None)
+    if finished:
+        start.say(ranks, f"this run is complete: {config.folder()} (choose another folder with --run to train again)")
+        return finished
+
+    watchdog.expect("the model", start.SETUP_TIMEOUT)
+    steps = start.steps_per_epoch(config, data)
+    with timings.of("model"), start.agreed(ranks):
+        model = training.build(config, ranks, steps * config.epochs)
+        position, metrics = start.restore(model, folder, ranks)
+
+    keeper = Keeper(folder, ranks, position, metrics, config, steps, stop or threading.Event(), watchdog, timings)
+    callbacks: list[Any] = [BroadcastInitialState(ranks), MetricAverage(ranks), keeper]
+    if folder:
+        start.note_environment(folder, ranks)
+        callbacks.append(Journal(folder, config, len(data.splits.train), steps, on_epoch))
+
+    start.say(ranks, f"training in {config.folder()} on {ranks.size} rank(s), {data.set.source}")
+    try:
+        for part in start.parts(config, position, steps):
+            model.at_resolution(part.resolution)
+            with timings.of("steps"):
+                model.fit(
+                    start.training_batches(config, data, ranks, part),
+                    validation_data=start.validation_batches(config, data, ranks, model, steps),
+                    steps_per_epoch=part.steps,
+                    initial_epoch=part.epoch,
+                    epochs=part.end,
+                    callbacks=callbacks,
+                    shuffle=False,
+                    verbose=0,
+                )
+    except PreemptedError as reason:
+        if folder:
+            folder.checkpoints.wait()
+        start.say(ranks, f"{reason}; the same command goes on from there")
+        return {"status": "preempted"}
+
+    watchdog.expect("the test", start.SETUP_TIMEOUT)
+    result = finish.finish(config, ranks, model, data, keeper, folder, timings)
+    watchdog.end()
+    start.say(ranks, f"test accuracy {result['test_accuracy']:.4f}; the report is {config.folder() / 'report.html'}")
+    return result
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    run_main(main, quiet=launched_rank() not in (None, 0))

@@ -1,0 +1,50 @@
+"""How commands end."""
+
+import errno
+
+import pytest
+
+from job.errors import InputError, run_main
+
+
+def ended(main, capsys, **options):
+    with pytest.raises(SystemExit) as end:
+        run_main(main, **options)
+    return end.value.code, capsys.readouterr().err
+
+
+def raising(error):
+    def main():
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 75])
+def test_the_code_that_main_returns_is_the_exit_code(code, capsys):
+    assert ended(lambda: code, capsys) == (code, "")
+
+
+def test_an_input_error_is_one_line_and_two(capsys):
+    assert ended(raising(InputError("a:\n  received b.")), capsys) == (2, "error: a: received b.\n")
+
+
+def test_a_quiet_rank_leaves_the_line_to_another(capsys):
+    assert ended(raising(InputError("a")), capsys, quiet=True) == (2, "")
+
+
+def test_an_interrupt_is_130_without_a_word(capsys):
+    assert ended(raising(KeyboardInterrupt()), capsys) == (130, "")
+
+
+def test_a_full_disk_and_a_refused_permission_are_one_line(capsys):
+    full = OSError(errno.ENOSPC, "No space left on device", "runs/a/model.keras")
+    assert ended(raising(full), capsys) == (1, "error: No space left on device: runs/a/model.keras\n")
+    refused = PermissionError(errno.EACCES, "Permission denied", "runs")
+    assert ended(raising(refused), capsys) == (2, "error: Permission denied: runs\n")
+
+
+@pytest.mark.parametrize("error", [ValueError("a"), ConnectionResetError(errno.ECONNRESET, "reset")])
+def test_every_other_exception_keeps_its_traceback(error):
+    with pytest.raises(type(error)):
+        run_main(raising(error))
