@@ -49,9 +49,10 @@ def global_moments(layer: Any, ranks: Collectives, name: str) -> Callable[..., t
             raise ValueError(f"{layer.name}: masks are not supported with statistics over ranks.")
         axes = [axis for axis in range(len(inputs.shape)) if axis != layer.axis % len(inputs.shape)]
         values = tf.cast(inputs, tf.float32)
-        local = tf.concat([tf.reduce_mean(values, axes), tf.reduce_mean(tf.square(values), axes)], axis=0)
-        mean, mean_of_squares = tf.split(ranks.mean(local, name), 2)
-        variance = tf.maximum(mean_of_squares - tf.square(mean), 0.0)
+        local_mean, local_variance = tf.nn.moments(values, axes)
+        mean = ranks.mean(local_mean, f"{name}/mean")
+        # In two exchanges: a mean of squares less the square of the mean would lose the digits that matter.
+        variance = ranks.mean(local_variance + tf.square(local_mean - mean), f"{name}/variance")
         return tf.cast(mean, inputs.dtype), tf.cast(variance, inputs.dtype)
 
     return moments

@@ -104,7 +104,7 @@ def distribute(
 
     # The public module path is what Keras writes into a saved model for a class that it exports itself.
     module = "keras.optimizers" if getattr(keras.optimizers, base.__name__, None) is base else base.__module__
-    distributed = type(base.__name__, (base,), {"_clip_gradients": _clip_gradients, "__module__": module})
+    distributed: Any = type(base.__name__, (base,), {"_clip_gradients": _clip_gradients, "__module__": module})
     config = optimizer.get_config()
     if not isinstance(optimizer._learning_rate, keras.Variable):
         # A schedule is taken as it is: its class need not be one that Keras can make again from a config.

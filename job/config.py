@@ -137,7 +137,7 @@ class Config(Recipe):
     dataset: Literal["fashion-mnist", "garments"] = "fashion-mnist"
     """The real data, or ten kinds of garment drawn by this project's own code (needs no files)."""
     data_dir: Path | None = None
-    """Folder of the four IDX files, the two Kaggle CSV files, or an .npz; default $FASHION_MNIST_DIR, cache, download."""
+    """Folder of the IDX or the Kaggle CSV files, or an .npz; default $FASHION_MNIST_DIR, the cache, a download."""
     run: Path | None = None
     """Folder for all that the run leaves; the same command with the same folder goes on. Default under runs/."""
     config: Path | None = None
@@ -240,7 +240,7 @@ def parse_flags(argv: Sequence[str], program: str) -> dict[str, Any]:
     fields: dict[str, Any] = {name: (field.annotation, field) for name, field in documented.items()}
     flags = create_model("Flags", __base__=BaseSettings, __doc__="Train MobileNet with Horovod.", **fields)
     try:
-        source = CliSettingsSource(
+        source: CliSettingsSource[Any] = CliSettingsSource(
             flags,
             cli_prog_name=program,
             cli_parse_args=list(argv),

@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.json:
         print(json.dumps({"healthy": healthy, "findings": [asdict(finding) for finding in findings]}, indent=2))
     else:
-        Console(highlight=False).print(_table(findings))
+        Console(highlight=False).print(table_of(findings))
     return 0 if healthy else 1
 
 
@@ -68,10 +68,10 @@ def examine(data_dir: Path | None, runs: Path) -> Iterator[Finding]:
     yield _cores()
     yield _memory()
     yield _shared_memory()
-    yield _data(data_dir)
-    yield _folder("Run folder", runs, needed=_GIB, option="--run")
+    yield check_data(data_dir)
+    yield check_folder("Run folder", runs, needed=_GIB, option="--run")
     cache = Path(pooch.os_cache("fashion-job"))
-    yield _folder("Cache folder", cache, needed=_GIB // 4, option="XDG_CACHE_HOME")
+    yield check_folder("Cache folder", cache, needed=_GIB // 4, option="XDG_CACHE_HOME")
 
 
 def _versions() -> Iterator[Finding]:
@@ -199,7 +199,8 @@ def _shared_memory() -> Finding:
     return Finding("/dev/shm", "ok", f"{size:.1f} GiB")
 
 
-def _data(data_dir: Path | None) -> Finding:
+def check_data(data_dir: Path | None) -> Finding:
+    """Find and read Fashion-MNIST where the user says it is, or in the cache; nothing is downloaded."""
     from job.data import fashion_mnist
 
     try:
@@ -219,7 +220,8 @@ def _split_advice(message: str, named: bool) -> tuple[str, str]:
     return wrong, advice
 
 
-def _folder(subject: str, folder: Path, *, needed: int, option: str) -> Finding:
+def check_folder(subject: str, folder: Path, *, needed: int, option: str) -> Finding:
+    """Try to write into a folder, or the nearest one above it that is there; see whether `needed` bytes are free."""
     place = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
     try:
         with tempfile.TemporaryFile(dir=place) as file:
@@ -235,7 +237,8 @@ def _folder(subject: str, folder: Path, *, needed: int, option: str) -> Finding:
     return Finding(subject, "ok", found)
 
 
-def _table(findings: list[Finding]) -> Table:
+def table_of(findings: list[Finding]) -> Table:
+    """The findings as a table for a terminal."""
     table = Table("", "Looked at", "Found, and what to do", box=None, padding=(0, 2, 0, 0), header_style="bold")
     for each in findings:
         # Text and not strings, in which square brackets would be taken for styles.

@@ -1,9 +1,14 @@
 """MobileNet v1 (Howard et al. 2017, arXiv:1704.04861) for grey garments: to train fast, and to serve anywhere."""
 
+from collections.abc import Callable
+from functools import partial
+
 import keras
 import tensorflow as tf
 
 from job.errors import InputError
+from job.model import kernels
+from job.model.fused import FusedDepthwise, FusedGreyConv, FusedNormRelu, FusedPointwise, FusedPool
 from job.model.layers import Depthwise, GreyConv, NormRelu, Pointwise
 from job.model.weights import imagenet_weights, load_imagenet
 
@@ -39,15 +44,24 @@ def backbone(*, alpha: float = 1.0, batch_norm_momentum: float = 0.99, fast: boo
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.momentum = batch_norm_momentum
         return stock
-    x = GreyConv(int(32 * alpha), name="conv1")(image)
-    x = NormRelu(momentum=batch_norm_momentum, name="conv1_bn")(x)
+    grey, depthwise, pointwise, norm, pool = _training_layers()
+    x = norm(momentum=batch_norm_momentum, name="conv1_bn")(grey(int(32 * alpha), name="conv1")(image))
     for number, (filters, stride) in enumerate(BLOCKS, start=1):
-        x = Depthwise(stride=stride, name=f"conv_dw_{number}")(x)
-        x = NormRelu(momentum=batch_norm_momentum, name=f"conv_dw_{number}_bn")(x)
-        x = Pointwise(int(filters * alpha), name=f"conv_pw_{number}")(x)
-        x = NormRelu(momentum=batch_norm_momentum, name=f"conv_pw_{number}_bn")(x)
-    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+        x = depthwise(stride=stride, name=f"conv_dw_{number}")(x)
+        x = norm(momentum=batch_norm_momentum, name=f"conv_dw_{number}_bn")(x)
+        x = pointwise(int(filters * alpha), name=f"conv_pw_{number}")(x)
+        x = norm(momentum=batch_norm_momentum, name=f"conv_pw_{number}_bn")(x)
+    x = pool(name="pool")(x)
     return keras.Model(image, x, name=f"mobilenet_{alpha:0.2f}")
+
+
+def _training_layers() -> tuple[Callable[..., keras.Layer], ...]:
+    """The makers of first convolution, depthwise, pointwise, normalisation and pooling layers for this process."""
+    operations = kernels.load()
+    if operations is None or keras.config.dtype_policy().compute_dtype != "float32":
+        return GreyConv, Depthwise, Pointwise, NormRelu, keras.layers.GlobalAveragePooling2D
+    convolutions = [partial(kind, operations=operations) for kind in (FusedGreyConv, FusedDepthwise, FusedPointwise)]
+    return *convolutions, partial(FusedNormRelu, operations=operations), FusedPool
 
 
 def serving_model(
@@ -73,7 +87,9 @@ def serving_model(
         images = keras.Input((image_size, image_size), dtype="uint8", name="image")
         x = keras.layers.Reshape((image_size, image_size, 1), name="channel")(images)
         x = keras.layers.Rescaling((high - low) / 255, low, name="scale")(x)
-        x = keras.layers.Resizing(resolution, resolution, interpolation="bilinear", name="resize")(x)
+        resize = keras.layers.Resizing(resolution, resolution, interpolation="bilinear", name="resize")
+        # Said outright: Keras would take this layer's default for all later ones and normalise by the batch.
+        x = resize(x, training=False)
         x = keras.layers.Concatenate(name="grey_to_colour")([x] * 3)
         x = _stock(keras.Input((resolution, resolution, 3)), alpha, name="backbone")(x)
         x = keras.layers.Dropout(dropout, name="dropout")(x)

@@ -4,6 +4,7 @@ It holds the fast network (``job.model.mobilenet.backbone``) and a classifier. W
 the same weights (:meth:`TrainingModel.serving_model`).
 """
 
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -170,7 +171,7 @@ def build(config: Config, ranks: Collectives, steps: int) -> TrainingModel:
     if config.weights == "imagenet":
         mobilenet.load_imagenet(model.backbone, mobilenet.imagenet_weights(1.0))
     elif config.weights != "none":
-        mobilenet.load_imagenet(model.backbone, config.weights)
+        mobilenet.load_imagenet(model.backbone, Path(config.weights))
     model.compile(optimizer=_optimizer(config, ranks, steps, model), jit_compile=config.xla)
     model.optimizer.build(model.trainable_variables)
     exchange: Exchange = model.optimizer.exchange
@@ -198,4 +199,4 @@ def _optimizer(config: Config, ranks: Collectives, steps: int, model: TrainingMo
 def _synchronise(model: TrainingModel, ranks: Collectives) -> None:
     layers = [layer for layer in model.backbone.layers if hasattr(layer, "sync")]
     for index, layer in enumerate(layers):
-        layer.sync = lambda moments, name=f"moments/{index}": ranks.mean(moments * model.share, name)
+        layer.sync = lambda vector, what, index=index: ranks.mean(vector * model.share, f"batch_norm/{index}/{what}")

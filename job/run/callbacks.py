@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import keras
+import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
@@ -97,7 +98,7 @@ class Keeper(keras.callbacks.Callback):
         if agreed[Exchange.STOP] > 0 or agreed[Exchange.SAVE] > 0:
             # Summed over ranks, so that the epoch's metrics are whole when other ranks go on from here.
             local = state.running_metrics(self.model)
-            self._save({name: self.ranks.sum(value, f"save/{name}").numpy() for name, value in local.items()})
+            self._save({name: np.asarray(self.ranks.sum(value, f"save/{name}")) for name, value in local.items()})
         if agreed[Exchange.STOP] > 0:
             raise PreemptedError(f"stopped after step {position.step} of epoch {position.epoch + 1}")
 

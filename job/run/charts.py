@@ -22,7 +22,7 @@ _STYLE: dict[Any, Any] = {
     # Without a salt of our own, ids would differ from call to call.
     "svg.hashsalt": "report",
     "font.family": ["DejaVu Sans"],
-    "font.size": 10,
+    "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.spines.left": False,

@@ -17,7 +17,7 @@ from job.run.report import write_report
 from job.run.start import EVALUATION_BATCH, Data, share
 from job.run.timings import Timings
 
-Probabilities = npt.NDArray[np.float32]
+Probabilities = npt.NDArray[np.floating]
 
 # Between the fast network and the stock one: rounding of 28 layers, far below what could change an answer's meaning.
 TOLERANCE = 1e-3

@@ -19,7 +19,7 @@ from PIL import Image
 from job.errors import InputError
 from job.run.charts import learning_charts
 from job.run.checkpoints import write_atomically
-from job.run.scores import Scores, predictions, score, standard_error, worst_mistakes
+from job.run.scores import Scores, predictions, score, worst_mistakes
 
 _MISTAKES = 24
 _CONFUSIONS = 6
@@ -102,13 +102,12 @@ class Figure:
 
 
 def _headline(result: Mapping[str, Any], scores: Scores, split_name: str) -> list[Figure]:
-    figures = [_accuracy(split_name, scores.accuracy, scores.count)]
+    error = f"± {100 * scores.standard_error:.2f} standard error, {scores.count:,} images"
+    if split_name == "test" and _is_number(result.get("test_accuracy_with_flips")):
+        error += f"; {percent(result['test_accuracy_with_flips'])} averaged with mirror images"
+    figures = [Figure(f"{split_name.capitalize()} accuracy", percent(scores.accuracy), error)]
     if split_name != "test" and _is_number(result.get("test_accuracy")):
         figures.insert(0, Figure("Test accuracy", percent(result["test_accuracy"])))
-    if split_name == "test" and _is_number(result.get("test_accuracy_with_flips")):
-        figures.append(
-            Figure("With mirror images", percent(result["test_accuracy_with_flips"]), "mean of both answers")
-        )
     figures.append(Figure(f"{split_name.capitalize()} loss", _short(scores.loss), "nats"))
     if split_name != "validation" and _is_number(result.get("val_accuracy")):
         figures.append(Figure("Validation", percent(result["val_accuracy"])))
@@ -126,13 +125,6 @@ def _facts(config: Mapping[str, Any], result: Mapping[str, Any]) -> list[tuple[s
     keys = ("dataset", "recipe", "weights", "protocol", "resolution", "seed")
     values = {key: result.get(key, _find(config, key)) for key in keys}
     return [(key.capitalize(), value) for key, value in values.items() if value is not None]
-
-
-def _accuracy(split_name: str, accuracy: float, count: int) -> Figure:
-    error = 100 * standard_error(accuracy, count)
-    return Figure(
-        f"{split_name.capitalize()} accuracy", percent(accuracy), f"± {error:.2f} standard error, {count:,} images"
-    )
 
 
 @dataclass(frozen=True, slots=True)

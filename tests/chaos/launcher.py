@@ -1,8 +1,8 @@
 """What becomes of a world when something breaks: faults over network namespaces, the outcome and the seconds.
 
     sudo python -m tests.chaos.launcher                   # each fault once, the table to standard output
-    sudo python -m tests.chaos.launcher --only cut …      # those whose name has this in it
-    sudo python -m tests.chaos.launcher --write docs/cluster.md    # the table into that file, between its marks
+    sudo python -m tests.chaos.launcher --only network    # those whose function's name begins so
+    sudo python -m tests.chaos.launcher --write docs/cluster.md    # and into that file's table, in place of older rows
 
 Each host is a network namespace with an address of its own; each rank runs Horovod's all-reduce in a loop and goes on
 from the step that it has written down (`tests/chaos/steps.py`). The times hold for the limits in ``OPTIONS``.
@@ -23,7 +23,7 @@ import psutil
 
 from tests.horovod_keras.pods import Network, Pods, until
 
-HEARTBEAT, START, GRACE = 5, 60, 10
+HEARTBEAT, START, GRACE = 5, 40, 10
 OPTIONS = ["--heartbeat-timeout", str(HEARTBEAT), "--start-timeout", str(START), "--grace", str(GRACE)]
 STALL = 10
 """HOROVOD_GLOO_TIMEOUT_SECONDS of the ranks: how long an all-reduce waits for a rank that stands still."""
@@ -293,9 +293,20 @@ def table(outcomes: list[Outcome]) -> str:
     return head + "".join(f"| {o.fault} | {o.outcome} | {seconds(o.ended)} | {seconds(o.back)} |\n" for o in outcomes)
 
 
+def write(file: Path, outcomes: list[Outcome]) -> None:
+    """Put the outcomes between the marks of a Markdown file; rows of faults that were not run stay."""
+    before, _, rest = file.read_text().partition(BEGIN)
+    old, _, after = rest.partition(END)
+    rows = {line.split(" | ")[0]: line for line in old.splitlines() if line.startswith("| ")}
+    rows |= {line.split(" | ")[0]: line for line in table(outcomes).splitlines()}
+    limits = f"Limits: heart-beats {HEARTBEAT} s, start {START} s, grace {GRACE} s."
+    head = f"{time.strftime('%Y-%m-%d')}, {psutil.cpu_count()} cores ({platform.machine()}), once each. {limits}"
+    file.write_text(before + BEGIN + "\n" + head + "\n\n" + "\n".join(rows.values()) + "\n" + END + after)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", default="", help="run the faults whose name has this in it")
+    parser.add_argument("--only", default="", help="run the faults whose function's name begins so")
     parser.add_argument("--write", type=Path, help="a Markdown file with marks to put the table between")
     options = parser.parse_args()
     if reason := Network.why_not():
@@ -305,18 +316,13 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
     outcomes = []
     for fault in FAULTS:
-        if options.only in fault.__name__:
+        if fault.__name__.startswith(options.only):
             with tempfile.TemporaryDirectory() as folder:
                 outcomes.append(run(fault, Path(folder)))
             print(table(outcomes[-1:]).splitlines()[-1], flush=True)
-    limits = f"heart-beat limit {HEARTBEAT} s, start limit {START} s"
-    date = time.strftime("%Y-%m-%d")
-    head = f"{date}, {psutil.cpu_count()} cores ({platform.machine()}), once each; {limits}.\n\n"
+    print("\n" + table(outcomes))
     if options.write:
-        before, _, rest = options.write.read_text().partition(BEGIN)
-        options.write.write_text(f"{before}{BEGIN}\n{head}{table(outcomes)}{END}{rest.partition(END)[2]}")
-    else:
-        print("\n" + head + table(outcomes))
+        write(options.write, outcomes)
     return 0
 
 

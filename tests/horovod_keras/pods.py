@@ -1,5 +1,6 @@
 """Launchers as real processes: pods over the loopback interface, or each in a network namespace of its own."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -43,8 +44,11 @@ def until(what: str, condition: Callable[[], object], limit: float) -> float:
 class Network:
     """Hosts with addresses of their own: network namespaces on one bridge. Needs root and iproute2."""
 
+    _count = itertools.count()
+
     def __init__(self, hosts: int) -> None:
-        self._tag = f"hk{os.getpid() % 100000}"
+        # Kernel names of interfaces have at most 15 characters, and may linger for a moment after their deletion.
+        self._tag = f"hk{os.getpid() % 100000}{chr(ord('a') + next(self._count) % 26)}"
         self.hosts = hosts
 
     @staticmethod
@@ -58,6 +62,14 @@ class Network:
         return f"network namespaces can't be made: {made.stderr.strip()}" if made.returncode else None
 
     def __enter__(self) -> Self:
+        try:
+            self._make()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _make(self) -> None:
         self._ip("link", "add", self._tag, "type", "bridge")
         self._ip("link", "set", self._tag, "up")
         for host in range(self.hosts):
@@ -70,7 +82,6 @@ class Network:
             self._ip("-n", name, "address", "add", f"{self.address(host)}/24", "dev", "eth0")
             for device in ("eth0", "lo"):
                 self._ip("-n", name, "link", "set", device, "up")
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -61,7 +61,7 @@ def test_dark_on_light_is_inverted_unless_it_must_not_be(written):
     [("L", "JPEG"), ("RGB", "JPEG"), ("CMYK", "JPEG"), ("RGB", "PNG"), ("RGBA", "PNG"), ("LA", "PNG"), ("P", "PNG")],
 )
 def test_colour_modes_and_large_sizes_show_the_same_garment(written, mode, form):
-    large = GARMENT.resize((560, 560), Image.Resampling.BICUBIC).convert("RGB").convert(mode)
+    large = GARMENT.resize((560, 560), Image.Resampling.NEAREST).convert("RGB").convert(mode)
     assert difference(read_image(written(large, form))) < 4
 
 
@@ -93,7 +93,7 @@ def test_the_aspect_is_kept_and_the_rest_padded_with_the_border(written):
     assert image.inverted
     assert np.all(image.pixels[:, :10] == 5)
     assert np.all(image.pixels[:, 18:] == 5)
-    assert np.all(image.pixels[4:24, 13:15] > 100)
+    assert np.all(image.pixels[4:24, 13:15].mean(axis=1) > 100)
 
 
 def test_a_camera_s_turn_is_undone(written):

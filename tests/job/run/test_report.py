@@ -70,6 +70,7 @@ def run(tmp_path):
     (tmp_path / "environment.json").write_text(json.dumps(environment))
     write_metrics(tmp_path, [{"epoch": 1, "val_loss": 0.9}, {"epoch": 2, "val_loss": 0.4}])
     result = {"val_accuracy": 0.876, "test_accuracy": 0.8, "epochs": 2, "ranks": 4, "seconds": 100, "status": "done"}
+    result |= {"test_accuracy_with_flips": 0.81, "best_epoch": 1}
     (tmp_path / "result.json").write_text(json.dumps(result | {"timings": {"steps": 60.0, "import": 30.0}}))
     return tmp_path
 
@@ -87,7 +88,8 @@ def test_page_tells_the_whole_run(run):
     page = written(run)
     for expected in (
         "± ",
-        "standard error, 200 images",
+        "standard error, 200 images; 81.00 % averaged with mirror images",
+        "Epochs 2 best: 1",
         "Validation 87.60",
         "Ranks 4",
         "1 min 40 s",

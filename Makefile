@@ -1,0 +1,60 @@
+# make train   set up what is missing, then train on 2 ranks    NP=4 ARGS='--recipe best' pass on what you want
+# make test    set up what is missing, then pass the tests      ARGS='-m "not slow"' likewise
+# make lock    resolve requirements/*.in anew (needs uv)
+#
+# Needs Python 3.11, make and a C++17 compiler.
+SHELL := /bin/bash -o pipefail
+PYTHON ?= python3.11
+CXX ?= g++
+VENV ?= .venv
+NP ?= 2
+ARGS ?=
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+export CXX
+# Compiled Python of TensorFlow takes a third of its import time away.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+
+.PHONY: train test check lock clean
+.DELETE_ON_ERROR:
+
+train: $(STAMPS)/run
+	@options=$$($(BIN)/python -m job.fetch) && \
+	echo "horovodrun -np $(NP) python -m job.train --recipe fast --epochs 3 $$options $(ARGS)" && \
+	PATH=$(abspath $(BIN)):$$PATH horovodrun -np $(NP) python -m job.train --recipe fast --epochs 3 $$options $(ARGS)
+
+test: $(STAMPS)/test check
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMPS)/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(STAMPS)/tools:
+	@command -v $(PYTHON) >/dev/null || { echo "error: Python 3.11 is needed: $(PYTHON) was not found. Install it, or set PYTHON." >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "error: Python 3.11 is needed: received $$($(PYTHON) -V). Set PYTHON to a Python 3.11." >&2; exit 2; }
+	@echo 'int main() { if constexpr (true) return 0; }' | $(CXX) -std=c++17 -x c++ -fsyntax-only - 2>/dev/null || { echo "error: a C++17 compiler is needed: $(CXX) was not found or is too old. Install g++, or set CXX." >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) can't make a virtual environment. Install its venv module (Debian: python3-venv)." >&2; exit 2; }
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/run: requirements/runtime.txt requirements/build.txt docker/build_horovod.py $(wildcard job/model/kernels/*/*) | $(STAMPS)/tools
+	@echo "installing TensorFlow, Keras, Ray and what they need (about a minute) …"
+	@$(PIP) -r requirements/runtime.txt
+	@$(PIP) -r requirements/build.txt
+	@$(BIN)/python docker/build_horovod.py
+	@$(BIN)/python -m job.model.kernels.build
+	@touch $@
+
+$(STAMPS)/test: requirements/test.txt $(STAMPS)/run
+	@echo "installing what the tests need …"
+	@$(PIP) -r requirements/test.txt
+	@touch $@
+
+lock:
+	cd requirements && for set in test runtime build; do \
+	  uv pip compile $$set.in --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	    $$([ $$set = test ] || echo --constraint test.txt) -o $$set.txt --quiet; done
+
+clean:
+	rm -rf $(VENV)

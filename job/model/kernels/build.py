@@ -1,0 +1,102 @@
+"""Compiles the C++ operations into the cache: `python -m job.model.kernels.build`.
+
+One library holds code for AVX-512, AVX2 and any other processor (on x86-64; elsewhere the last alone), chosen when it
+is loaded. It is compiled against the headers in TensorFlow's own wheel, by $CXX, g++ or c++, in about 20 seconds.
+"""
+
+import argparse
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from job.errors import InputError
+from job.model.kernels.library import INNER_FLAGS, OPERATION_FLAGS, SOURCES, cache_folder, variants
+
+
+def build() -> tuple[Path, float]:
+    """Compile the library unless the cache has it. Returns its path and the seconds it took, 0 if it was there.
+
+    Raises InputError without a compiler, RuntimeError with the compiler's words where it fails.
+    """
+    compiler = _compiler()
+    identity = subprocess.run([*compiler, "--version"], check=True, capture_output=True, text=True).stdout
+    folder = cache_folder()
+    library = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    if library.exists():
+        return library, 0.0
+    start = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        commands = [
+            [
+                *INNER_FLAGS,
+                *flags,
+                f"-DVARIANT={name}",
+                str(SOURCES / "inner" / "variant.cc"),
+                "-o",
+                f"{scratch}/{name}.o",
+            ]
+            for name, flags in variants().items()
+        ]
+        commands.append([*OPERATION_FLAGS, *_headers(), str(SOURCES / "ops" / "all.cc"), "-o", f"{scratch}/ops.o"])
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda command: _run([*compiler, "-std=c++17", "-fPIC", "-c", *command]), commands))
+        whole = Path(scratch) / "library.so"
+        objects = [command[-1] for command in commands]
+        _run([*compiler, "-shared", "-o", str(whole), *objects, *_libraries()])
+        whole.replace(library)  # whoever loads it finds all of it or nothing
+    return library, time.monotonic() - start
+
+
+def _compiler() -> list[str]:
+    chosen = shlex.split(os.environ.get("CXX", ""))
+    for command in [chosen] if chosen else [["g++"], ["c++"]]:
+        if shutil.which(command[0]):
+            return command
+    looked = " ".join(chosen) or "g++, c++"
+    raise InputError(f"no C++17 compiler was found: looked for {looked}. Install g++ or set CXX to one.")
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"compiling the kernels failed: {shlex.join(command)}\n{done.stderr}")
+
+
+def _headers() -> list[str]:
+    import tensorflow as tf  # 5 seconds: only when there is something to compile
+
+    return list(tf.sysconfig.get_compile_flags())
+
+
+def _libraries() -> list[str]:
+    import tensorflow as tf
+
+    return list(tf.sysconfig.get_link_flags())
+
+
+def main() -> None:
+    """Build, and say what was done."""
+    parser = argparse.ArgumentParser(prog="python -m job.model.kernels.build", description=__doc__)
+    parser.parse_args()
+    try:
+        library, seconds = build()
+    except InputError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from error
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(1) from error
+    done = f"compiled in {seconds:.0f} s" if seconds else "already compiled"
+    print(f"C++ kernels ({', '.join(variants())}): {done}, {library}")
+
+
+if __name__ == "__main__":
+    main()

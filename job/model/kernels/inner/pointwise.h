@@ -1,0 +1,102 @@
+// 1×1 convolution, forward: one matrix product that normalises its left operand as it reads it and gathers the moments
+// of its result while that is still in the cache.
+#pragma once
+#include "sums.h"
+#include "tile.h"
+
+namespace fashion::VARIANT {
+
+// Rows are worked on in blocks whose normalised copy stays in the second-level cache.
+constexpr int64_t kBlockRows = 4 * kTileRows;
+// Rows of a copy start apart by an odd number of cache lines: else they would fall into the same few cache sets.
+inline int64_t row_stride(int64_t columns) { return round_up(columns, 32) + 16; }
+
+inline void normalise_row(const float* z, const float* scale, const float* shift, int64_t channels, float* x) {
+  for (int64_t c = 0; c < channels; c += kLanes) {
+    const int64_t n = channels - c;
+    store(x + c, relu6(load(z + c, n) * load(scale + c, n) + load(shift + c, n)), n);
+  }
+}
+
+// How a product of `rows` rows and `columns` columns is cut into items: by rows where there are many, else by columns.
+struct Cut {
+  Cut(int64_t rows, int64_t columns) : panels(ceil_div(columns, kTileColumns)) {
+    by_columns = rows <= 4 * kBlockRows;
+    item_rows = by_columns ? rows : round_up(ceil_div(rows, 48), kBlockRows);
+    row_items = ceil_div(rows, item_rows);
+    item_panels = by_columns ? ceil_div(panels, 16) : panels;
+    column_items = ceil_div(panels, item_panels);
+    items = row_items * column_items;
+  }
+  int64_t panels, item_rows, row_items, item_panels, column_items, items;
+  bool by_columns;
+};
+
+// A panel of the right operand: one tile's columns, row after row, padded with zeros.
+inline void pack_panel(const float* kernel, int64_t in, int64_t out, int64_t panel, float* packed) {
+  const int64_t first = panel * kTileColumns;
+  for (int64_t k = 0; k < in; ++k, packed += kTileColumns) {
+    const float* row = kernel + k * out + first;
+    for (int j = 0; j < kTileVectors; ++j) {
+      const int64_t n = out - first - j * kLanes;
+      store(packed + j * kLanes, n > 0 ? load(row + j * kLanes, n) : V{});
+    }
+  }
+}
+
+inline void pointwise(const PointwiseShape& shape, const Pending& input, const float* kernel, const Moments& output,
+                      const Parallel& parallel) {
+  const auto [rows, in, out] = shape;
+  const Cut cut(rows, out);
+  const int64_t stride = row_stride(in), panel_size = in * kTileColumns;
+  Shared packed(cut.panels * panel_size);
+  if (!cut.by_columns) parallel(cut.panels, [&](int64_t p) { pack_panel(kernel, in, out, p, packed + p * panel_size); });
+  Sums sums(cut.row_items, 2, cut.panels * kTileColumns);
+  parallel(cut.items, [&](int64_t item) {
+    thread_local Scratch scratch;
+    const int64_t row_item = item / cut.column_items, first_panel = item % cut.column_items * cut.item_panels;
+    const int64_t last_panel = std::min(cut.panels, first_panel + cut.item_panels);
+    const int64_t first = row_item * cut.item_rows, last = std::min(rows, first + cut.item_rows);
+    float* total = sums.of(row_item);
+    float* squares = total + cut.panels * kTileColumns;
+    for (int64_t c = first_panel * kTileColumns; c < last_panel * kTileColumns; ++c) total[c] = squares[c] = 0;
+    if (cut.by_columns)
+      for (int64_t p = first_panel; p < last_panel; ++p) pack_panel(kernel, in, out, p, packed + p * panel_size);
+    const int64_t block_rows = cut.by_columns ? cut.item_rows : kBlockRows;
+    float* x = scratch.get(block_rows * stride);
+    for (int64_t block = first; block < last; block += block_rows) {
+      const int64_t end = std::min(last, block + block_rows);
+      for (int64_t r = block; r < end; ++r)
+        normalise_row(input.z + r * in, input.scale, input.shift, in, x + (r - block) * stride);
+      for (int64_t p = first_panel; p < last_panel; ++p) {
+        const int64_t c = p * kTileColumns;
+        V sum[kTileVectors], square[kTileVectors];
+        for (int j = 0; j < kTileVectors; ++j) {
+          sum[j] = load(total + c + j * kLanes);
+          square[j] = load(squares + c + j * kLanes);
+        }
+        for (int64_t r = block; r < end; r += kTileRows) {
+          const int64_t count = std::min<int64_t>(kTileRows, end - r);
+          alignas(64) float result[kTileRows * kTileColumns];
+          tile<false, false>(count, in, x + (r - block) * stride, stride, packed + p * panel_size, kTileColumns, result,
+                             kTileColumns);
+          for (int64_t i = 0; i < count; ++i)
+            for (int j = 0; j < kTileVectors; ++j) {
+              const V y = load(result + i * kTileColumns + j * kLanes);
+              sum[j] += y;
+              square[j] += y * y;
+              const int64_t n = out - c - j * kLanes;
+              if (n > 0) store(output.y + (r + i) * out + c + j * kLanes, y, n);
+            }
+        }
+        for (int j = 0; j < kTileVectors; ++j) {
+          store(total + c + j * kLanes, sum[j]);
+          store(squares + c + j * kLanes, square[j]);
+        }
+      }
+    }
+  });
+  sums.moments(out, rows, output);
+}
+
+}  // namespace fashion::VARIANT

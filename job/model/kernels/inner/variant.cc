@@ -1,0 +1,17 @@
+// All inner kernels for one kind of processor: compiled once for each, with VARIANT as its name and its own flags.
+#include "adam.h"
+#include "depthwise.h"
+#include "grey.h"
+#include "pointwise_gradient.h"
+#include "table.h"
+
+#define FASHION_TEXT(x) #x
+#define FASHION_NAME(x) FASHION_TEXT(x)
+
+namespace fashion::VARIANT {
+
+extern const Kernels kernels;
+const Kernels kernels = {FASHION_NAME(VARIANT), pointwise, pointwise_gradient, depthwise, depthwise_gradient,
+                         grey,                  grey_gradient, adam};
+
+}  // namespace fashion::VARIANT

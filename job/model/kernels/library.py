@@ -1,0 +1,54 @@
+"""Which compiled library belongs to these sources, and where it is kept."""
+
+import hashlib
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from job.errors import InputError
+
+SOURCES = Path(__file__).parent
+
+INNER_FLAGS = ["-O3", "-fno-math-errno", "-Wno-maybe-uninitialized"]  # gcc 12 takes its own intrinsics for a mistake
+VARIANT_FLAGS = {
+    "avx512": ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma", "-mprefer-vector-width=512"],
+    "avx2": ["-mavx2", "-mfma"],
+    "plain": [],
+}
+OPERATION_FLAGS = ["-O2", "-Wno-deprecated-declarations"]
+
+
+def variants() -> dict[str, list[str]]:
+    """Compiler flags of each variant of the inner kernels that this kind of processor can have."""
+    if platform.machine() in ("x86_64", "AMD64"):
+        return VARIANT_FLAGS
+    return {"plain": VARIANT_FLAGS["plain"]}
+
+
+def cache_folder() -> Path:
+    """Where libraries for these sources, this TensorFlow, this Python and this kind of processor are kept."""
+    digest = hashlib.sha256()
+    for path in sorted([*SOURCES.glob("inner/*"), *SOURCES.glob("ops/*")]):
+        digest.update(f"{path.relative_to(SOURCES)}\0".encode() + path.read_bytes())
+    flags = repr((INNER_FLAGS, variants(), OPERATION_FLAGS))
+    python = ".".join(map(str, sys.version_info[:2]))
+    digest.update(repr((_tensorflow_version(), python, platform.machine(), flags)).encode())
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "fashion-job" / "kernels" / digest.hexdigest()[:16]
+
+
+def built() -> Path | None:
+    """The newest library for these sources, if there is one: no compiler is needed to find it."""
+    libraries = sorted(cache_folder().glob("*.so"), key=lambda path: path.stat().st_mtime)
+    return libraries[-1] if libraries else None
+
+
+def _tensorflow_version() -> str:
+    for name in ("tensorflow-cpu", "tensorflow"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    raise InputError("TensorFlow is not installed. Install it first: pip install -r requirements/runtime.txt.")

@@ -1,0 +1,35 @@
+// What all operations share: TensorFlow's headers, its threads as the kernels' Parallel, and the checks of shapes.
+#pragma once
+#include <string>
+
+#include "../inner/table.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/shape_inference.h"
+
+namespace fashion {
+
+const Kernels& kernels();                              // of the variant in use: variants.cc
+Parallel threads(tensorflow::OpKernelContext* context);  // TensorFlow's own pool: threads.cc
+
+inline const float* data(const tensorflow::Tensor& tensor) { return tensor.flat<float>().data(); }
+inline float* data(tensorflow::Tensor* tensor) { return tensor->flat<float>().data(); }
+
+// Every one of the inputs [first, last) is a vector of `channels`.
+absl::Status check_vectors(tensorflow::OpKernelContext* context, int first, int last, int64_t channels);
+
+// Allocates output `index` and gives its data.
+absl::Status allocate(tensorflow::OpKernelContext* context, int index, const tensorflow::TensorShape& shape, float** out);
+
+// Gradients of the moments, turned into what is added to the gradient of y: see OutputGradient.
+class MomentsGradient {
+ public:
+  MomentsGradient(const float* mean, const float* d_mean, const float* d_variance, int64_t channels, int64_t rows);
+  const float* offset() const { return values_.data(); }
+  const float* slope() const { return values_.data() + values_.size() / 2; }
+
+ private:
+  std::vector<float> values_;
+};
+
+}  // namespace fashion

@@ -1,0 +1,161 @@
+// The choice of a processor's kernels, TensorFlow's threads, and the checks that all operations share.
+#include <atomic>
+#include <condition_variable>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
+#include "op.h"
+#include "tensorflow/core/platform/threadpool.h"
+
+namespace fashion {
+
+namespace avx512 {
+extern const Kernels kernels;
+}
+namespace avx2 {
+extern const Kernels kernels;
+}
+namespace plain {
+extern const Kernels kernels;
+}
+
+namespace {
+
+bool runs_here(const Kernels& candidate) {
+#if defined(__x86_64__)
+  if (&candidate == &avx512::kernels)
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("fma");
+  if (&candidate == &avx2::kernels) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+  return true;
+}
+
+#if defined(__x86_64__)
+const Kernels* const variants[] = {&avx512::kernels, &avx2::kernels, &plain::kernels};
+#else
+const Kernels* const variants[] = {&plain::kernels};
+#endif
+
+const Kernels* fastest() {
+  for (const Kernels* candidate : variants)
+    if (runs_here(*candidate)) return candidate;
+  return &plain::kernels;
+}
+
+std::atomic<const Kernels*>& active() {
+  static std::atomic<const Kernels*> chosen{fastest()};
+  return chosen;
+}
+
+// Items are handed out one by one, to the calling thread and to helpers from TensorFlow's pool. A helper that starts
+// after the last item was handed out touches nothing but this, so that the caller need not wait for it.
+struct Round {
+  explicit Round(int64_t count, const Item* item) : count(count), item(item) {}
+
+  void work() {
+    int64_t finished = 0;
+    for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1), ++finished) (*item)(i);
+    if (finished == 0 || done.fetch_add(finished) + finished < count) return;
+    std::lock_guard<std::mutex> lock(mutex);
+    all_done.notify_one();
+  }
+
+  void wait() {
+    for (int spin = 0; spin < 2000 && done.load() < count; ++spin) {
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
+#endif
+    }
+    std::unique_lock<std::mutex> lock(mutex);
+    all_done.wait(lock, [&] { return done.load() >= count; });
+  }
+
+  const int64_t count;
+  const Item* const item;
+  std::atomic<int64_t> next{0}, done{0};
+  std::mutex mutex;
+  std::condition_variable all_done;
+};
+
+}  // namespace
+
+const Kernels& kernels() { return *active().load(std::memory_order_relaxed); }
+
+Parallel threads(tensorflow::OpKernelContext* context) {
+  const auto* workers = context->device()->tensorflow_cpu_worker_threads();
+  return [workers](int64_t count, const Item& item) {
+    const int64_t helpers = std::min<int64_t>(workers->num_threads, count) - 1;
+    if (helpers <= 0) {
+      for (int64_t i = 0; i < count; ++i) item(i);
+      return;
+    }
+    const auto round = std::make_shared<Round>(count, &item);
+    for (int64_t i = 0; i < helpers; ++i) workers->workers->Schedule([round] { round->work(); });
+    round->work();
+    round->wait();
+  };
+}
+
+absl::Status check_vectors(tensorflow::OpKernelContext* context, int first, int last, int64_t channels) {
+  for (int i = first; i < last; ++i)
+    if (context->input(i).dims() != 1 || context->input(i).dim_size(0) != channels)
+      return tensorflow::errors::InvalidArgument("input ", i, " must be a vector of ", channels, " values: received shape ",
+                                                 context->input(i).shape().DebugString());
+  return absl::OkStatus();
+}
+
+absl::Status allocate(tensorflow::OpKernelContext* context, int index, const tensorflow::TensorShape& shape, float** out) {
+  tensorflow::Tensor* tensor = nullptr;
+  TF_RETURN_IF_ERROR(context->allocate_output(index, shape, &tensor));
+  *out = data(tensor);
+  return absl::OkStatus();
+}
+
+MomentsGradient::MomentsGradient(const float* mean, const float* d_mean, const float* d_variance, int64_t channels,
+                                 int64_t rows)
+    : values_(2 * channels) {
+  for (int64_t c = 0; c < channels; ++c) {
+    const float slope = 2 * d_variance[c] / rows;
+    values_[c] = d_mean[c] / rows - slope * mean[c];
+    values_[channels + c] = slope;
+  }
+}
+
+}  // namespace fashion
+
+extern "C" {
+
+// Uses the named variant ("avx512", "avx2", "plain"), or the fastest one that runs here for an empty name; gives the name
+// of the one in use, or null if the named one does not run here.
+const char* fashion_kernels_select(const char* name) {
+  if (*name == 0) {
+    fashion::active() = fashion::fastest();
+    return fashion::kernels().name;
+  }
+  for (const fashion::Kernels* candidate : fashion::variants)
+    if (std::strcmp(candidate->name, name) == 0 && fashion::runs_here(*candidate)) {
+      fashion::active() = candidate;
+      return candidate->name;
+    }
+  return nullptr;
+}
+
+// Keeps freed memory for the next step: glibc would give every large tensor back to the system and have each of its pages
+// cleared again at the next use. Gives false where the allocator has no such setting.
+bool fashion_kernels_keep_memory() {
+#if defined(__GLIBC__)
+  return mallopt(M_MMAP_THRESHOLD, 1 << 30) == 1 && mallopt(M_TRIM_THRESHOLD, 2047 << 20) == 1 &&
+         mallopt(M_TOP_PAD, 64 << 20) == 1;
+#else
+  return false;
+#endif
+}
+
+}  // extern "C"

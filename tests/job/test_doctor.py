@@ -1,0 +1,80 @@
+"""`python -m job.doctor`."""
+
+import json
+import sys
+import time
+from importlib import metadata
+
+import psutil
+import pytest
+
+from job import doctor
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_machine_that_can_train_is_told_healthy(finished_run, tmp_path, capsys):
+    code = doctor.main(["--data-dir", str(finished_run / "data.npz"), "--runs", str(tmp_path / "runs"), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    found = {each["subject"]: each for each in told["findings"]}
+    assert {name for name, each in found.items() if each["status"] == "fail"} == set()
+    assert (code, told["healthy"]) == (0, True)
+    assert found["Two-rank all-reduce"]["found"] == "right"
+    assert metadata.version("horovod") in found["Horovod"]["found"]
+    assert "gloo yes" in found["Horovod"]["found"]
+    assert found["keras"]["found"] == metadata.version("keras")
+    assert found["Fashion-MNIST"]["found"].startswith("1,200 + 100 images in ")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_data_that_are_named_but_not_there_fail_and_say_what_to_do(tmp_path):
+    finding = doctor.check_data(tmp_path)
+    assert finding.status == "fail"
+    assert str(tmp_path) in finding.found
+    assert "--data-dir" in finding.remedy
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_data_that_nobody_named_are_a_warning():
+    assert doctor.check_data(None).status == "warn"
+
+
+def test_a_folder_that_can_not_be_written_fails_with_the_option_that_mends_it():
+    finding = doctor.check_folder("Run folder", doctor.Path("/proc/none"), needed=1, option="--run")
+    assert finding.status == "fail"
+    assert "--run" in finding.remedy
+
+
+def test_too_little_disk_is_a_warning(tmp_path):
+    finding = doctor.check_folder("Run folder", tmp_path / "new" / "runs", needed=2**60, option="--run")
+    assert (finding.status, list(tmp_path.iterdir())) == ("warn", [])
+
+
+def test_a_command_without_end_is_ended_with_all_its_children(tmp_path):
+    pids = tmp_path / "pids"
+    child = f"import os, time; open({str(pids)!r}, 'a').write(f'{{os.getpid()}} '); time.sleep(600)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], start_new_session=True)"
+    begun = time.monotonic()
+    assert doctor.run_bounded([sys.executable, "-c", parent], 2) == "no end within 2 s"
+    assert time.monotonic() - begun < 10
+    # A killed child whose parent is gone may stay for a moment until init takes it.
+    gone = [
+        pid
+        for pid in map(int, pids.read_text().split())
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie"
+    ]
+    assert len(gone) == 1
+
+
+def test_a_command_that_fails_is_told_by_its_error():
+    problem = doctor.run_bounded([sys.executable, "-c", "print('a'); raise RuntimeError('no network'); print('b')"], 20)
+    assert problem == "exit code 1: RuntimeError: no network"
+    assert doctor.run_bounded([sys.executable, "-c", ""], 20) is None
+
+
+def test_the_table_shows_square_brackets_and_the_way_out(capsys):
+    finding = doctor.Finding("GPUs", "warn", "1 in the machine", "Install tensorflow[and-cuda].")
+    doctor.Console(width=100).print(doctor.table_of([finding]))
+    printed = capsys.readouterr().out
+    assert "warn" in printed
+    assert "→ Install tensorflow[and-cuda]." in printed

@@ -1,0 +1,236 @@
+"""Every overlay, rendered: valid for Kubernetes 1.30 and newer, and as strict as we promise."""
+
+import copy
+import functools
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import kubernetes_validate.utils
+import pytest
+import yaml
+
+from horovod_keras.launch import parse
+from tests.k8s.rules import Document, complaints, containers, templates
+
+ROOT = Path(__file__).parents[2]
+OVERLAYS = sorted(path.name for path in (ROOT / "k8s/overlays").iterdir() if path.is_dir())
+VERSIONS = [v for v in kubernetes_validate.utils.all_versions() if tuple(map(int, v.split(".")[:2])) >= (1, 30)]
+
+pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here to render overlays with")
+
+
+@functools.cache
+def _render(folder: Path) -> str:
+    run = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def render(overlay: str) -> list[Document]:
+    return list(yaml.safe_load_all(_render(ROOT / "k8s/overlays" / overlay)))
+
+
+def with_component(tmp_path: Path, overlay: str, component: str) -> list[Document]:
+    """An overlay with one more component, as the documentation tells people to add it."""
+    parts = {"resources": f"k8s/overlays/{overlay}", "components": f"k8s/components/{component}"}
+    relative = {key: [os.path.relpath(ROOT / path, tmp_path.resolve())] for key, path in parts.items()}
+    kustomization = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"} | relative
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    return list(yaml.safe_load_all(_render(tmp_path)))
+
+
+def check_schemas(documents: list[Document], version: str) -> None:
+    for document in documents:
+        if document["kind"] in ("MPIJob", "RayJob"):
+            crd = yaml.safe_load((Path(__file__).parent / f"crds/{document['kind'].lower()}.yaml").read_text())
+            jsonschema.Draft202012Validator(crd).validate(document)
+            pods = list(templates(document))
+            assert len(pods) >= 2
+        else:
+            kubernetes_validate.validate(document, version, strict=True)
+            pods = []
+        for template in pods:
+            wrapped = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "any"}, "template": template}
+            kubernetes_validate.validate(wrapped, version, strict=True)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_each_overlay_is_valid(overlay: str, version: str) -> None:
+    check_schemas(render(overlay), version)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_each_overlay_keeps_our_rules(overlay: str) -> None:
+    assert complaints(render(overlay)) == []
+
+
+@pytest.mark.parametrize("component", ["gpu", "kueue", "data-download", "tensorboard"])
+def test_each_component_can_be_added(component: str, tmp_path: Path) -> None:
+    documents = with_component(tmp_path, "cpu-local", component)
+    check_schemas(documents, VERSIONS[0])
+    ours = [d for d in documents if d["kind"] != "Deployment"]
+    # A component has no overlay's image: its own containers keep the plain name until an overlay gives it a tag.
+    assert [c for c in complaints(ours) if "fixed tag: fashion-job" not in c] == []
+
+
+def test_kueue_makes_the_job_wait_in_a_queue(tmp_path: Path) -> None:
+    job = next(d for d in with_component(tmp_path, "cpu-local", "kueue") if d["kind"] == "Job")
+    assert job["spec"]["suspend"] is True
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "fashion"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_image_is_set_in_one_place(overlay: str) -> None:
+    images = {c["image"] for d in render(overlay) for t in templates(d) for c in containers(t)}
+    assert len(images) == 1
+    kustomization = yaml.safe_load((ROOT / f"k8s/overlays/{overlay}/kustomization.yaml").read_text())
+    assert images == {f"{i['newName']}:{i['newTag']}" for i in kustomization["images"]}
+
+
+@pytest.mark.parametrize("overlay", ["cpu-local", "gpu", "many-nodes"])
+def test_the_number_of_pods_is_set_in_one_place(overlay: str) -> None:
+    text = (ROOT / f"k8s/overlays/{overlay}/kustomization.yaml").read_text()
+    job = next(d for d in render(overlay) if d["kind"] == "Job")
+    assert text.count(f"path: /spec/completions, value: {job['spec']['completions']}") == 1
+    assert "path: /spec/parallelism" not in text
+
+
+def configurations() -> list[Path]:
+    return sorted(ROOT.glob("k8s/**/config.yaml"))
+
+
+@pytest.mark.parametrize("file", configurations(), ids=lambda file: file.parent.name)
+def test_the_job_accepts_each_configuration(file: Path) -> None:
+    command = [sys.executable, "-m", "job.train", "--config", str(file), "--print-config"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    assert yaml.safe_load(run.stdout)["run"].startswith("/runs/")
+
+
+@pytest.mark.parametrize("overlay", ["cpu-local", "gpu", "many-nodes"])
+def test_the_launcher_accepts_what_the_pods_give_it(overlay: str) -> None:
+    documents = render(overlay)
+    job = next(d for d in documents if d["kind"] == "Job")
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    settings = next(
+        d["data"] for d in documents if d["metadata"]["name"] == container["envFrom"][0]["configMapRef"]["name"]
+    )
+    given = {"status.podIP": "10.1.2.3", "metadata.labels['batch.kubernetes.io/job-name']": "fashion-train"}
+    given["metadata.labels['batch.kubernetes.io/controller-uid']"] = "2c1ab5b0-9a4e-4a57-8f0a-0123456789ab"
+    environment = dict(settings) | {"JOB_COMPLETION_INDEX": str(job["spec"]["completions"] - 1)}
+    for entry in container["env"]:
+        field = entry.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath")
+        if field or "value" in entry:
+            value = given[field] if field else entry["value"]
+            environment[entry["name"]] = value.replace("$(JOB_NAME)", environment.get("JOB_NAME", ""))
+    assert container["args"][0] == "launch"
+    launcher = parse(container["args"][1:], environment)
+    assert launcher.pods == job["spec"]["completions"] and launcher.pod_index == launcher.pods - 1
+    assert launcher.coordinator == "fashion-train-0.fashion-train" and launcher.address == "10.1.2.3"
+    assert launcher.rules.rejoin and launcher.secret == b"2c1ab5b0-9a4e-4a57-8f0a-0123456789ab"
+    assert launcher.command[:3] == ["python", "-m", "job.train"]
+
+
+def test_no_pod_of_cpu_local_needs_a_download() -> None:
+    documents = render("cpu-local")
+    settings = next(yaml.safe_load(d["data"]["config.yaml"]) for d in documents if "config.yaml" in d.get("data", {}))
+    assert settings["dataset"] == "garments" and settings["weights"] == "none"
+    assert not any("initContainers" in t["spec"] for d in documents for t in templates(d))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_pods_may_talk_to_each_other_and_to_the_name_service_alone_unless_they_download(overlay: str) -> None:
+    documents = render(overlay)
+    policies = [d["spec"] for d in documents if d["kind"] == "NetworkPolicy"]
+    ours = {"matchLabels": {"app.kubernetes.io/name": "fashion-job"}}
+    assert {"podSelector": ours, "policyTypes": ["Ingress", "Egress"]} in policies
+    for template in (t for d in documents for t in templates(d)):
+        assert template["metadata"]["labels"]["app.kubernetes.io/name"] == "fashion-job"
+    outside = {p["port"] for s in policies for rule in s.get("egress", []) if "to" not in rule for p in rule["ports"]}
+    downloads = any("initContainers" in t["spec"] for d in documents for t in templates(d))
+    assert outside == ({53, 80, 443} if downloads else {53})
+    senders = [sender for s in policies for rule in s.get("ingress", []) for sender in rule["from"]]
+    assert all(s == {"podSelector": ours} or "namespaceSelector" in s for s in senders)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_secret_is_written_down(overlay: str) -> None:
+    assert not [d for d in render(overlay) if d["kind"] == "Secret"]
+
+
+def test_the_mpijob_runs_one_rank_a_slot_and_ssh_on_a_high_port() -> None:
+    spec = next(d["spec"] for d in render("mpijob") if d["kind"] == "MPIJob")
+    launcher, worker = (spec["mpiReplicaSpecs"][n]["template"]["spec"] for n in ("Launcher", "Worker"))
+    assert spec["launcherCreationPolicy"] == "WaitForWorkersReady"
+    assert {"cleanPodPolicy", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "suspend"} == set(
+        spec["runPolicy"]
+    )
+    arguments = launcher["containers"][0]["args"]
+    ssh = shlex.split(arguments[arguments.index("plm_rsh_args") + 1])
+    assert ssh[ssh.index("-p") + 1] == "2222" == str(worker["containers"][0]["ports"][0]["containerPort"])
+    assert ssh[ssh.index("-i") + 1] == f"{spec['sshAuthMountPath']}/id_rsa"
+    assert "-np" not in arguments and arguments[-2:] == ["--config", "/etc/fashion-job/config.yaml"]
+
+
+def break_job(change: Callable[[Any], object]) -> list[str]:
+    documents = copy.deepcopy(render("cpu-local"))
+    change(next(d for d in documents if d["kind"] == "Job"))
+    return complaints(documents)
+
+
+def pod(job: Any) -> Any:
+    return job["spec"]["template"]["spec"]
+
+
+BREAKS: dict[str, tuple[Callable[[Any], object], str]] = {
+    "mode": (lambda j: j["spec"].update(completionMode="NonIndexed"), "completionMode"),
+    "restart": (lambda j: pod(j).update(restartPolicy="Always"), "restartPolicy"),
+    "parallelism": (lambda j: j["spec"].update(parallelism=1), "parallelism"),
+    "pods": (lambda j: j["spec"].update(completions=3, parallelism=3), "HOROVOD_LAUNCH_PODS"),
+    "exit 2": (lambda j: j["spec"]["podFailurePolicy"]["rules"].pop(0), "exit code 2"),
+    "exit 75": (lambda j: j["spec"]["podFailurePolicy"]["rules"].pop(1), "exit code 75"),
+    "disruption": (lambda j: j["spec"]["podFailurePolicy"]["rules"].pop(2), "disruptions"),
+    "request": (lambda j: pod(j)["containers"][0]["resources"]["requests"].update(cpu="3"), "more cpu"),
+    "memory": (lambda j: pod(j)["containers"][0]["resources"]["requests"].update(memory="1Gi"), "all of its memory"),
+    "name": (lambda j: j["metadata"].update(name="Fashion_Train"), "DNS label"),
+    "port": (lambda j: pod(j)["containers"][0].update(ports=[{"containerPort": 70000}]), "70000"),
+    "root": (lambda j: pod(j)["securityContext"].update(runAsUser=0), "runAsUser"),
+    "escalation": (lambda j: pod(j)["containers"][0]["securityContext"].pop("allowPrivilegeEscalation"), "gain"),
+    "capabilities": (lambda j: pod(j)["containers"][0]["securityContext"].pop("capabilities"), "capabilities"),
+    "seccomp": (lambda j: pod(j)["securityContext"].pop("seccompProfile"), "seccomp"),
+    "writable root": (lambda j: pod(j)["containers"][0]["securityContext"].pop("readOnlyRootFilesystem"), "root file"),
+    "token": (lambda j: pod(j).pop("automountServiceAccountToken"), "token"),
+    "host path": (lambda j: pod(j)["volumes"].append({"name": "h", "hostPath": {"path": "/"}}), "restricted forbids"),
+    "host network": (lambda j: pod(j).update(hostNetwork=True), "host's namespaces"),
+    "config": (lambda j: pod(j)["volumes"][0]["configMap"].update(name="other"), "no ConfigMap other"),
+    "claim": (lambda j: pod(j)["volumes"][1]["persistentVolumeClaim"].update(claimName="other"), "Claim other"),
+    "shm": (lambda j: pod(j)["volumes"][3]["emptyDir"].update(sizeLimit="64Gi"), "/dev/shm"),
+    "image": (lambda j: pod(j)["containers"][0].update(image="fashion-job"), "fixed tag"),
+    "pull": (lambda j: pod(j)["containers"][0].update(imagePullPolicy="Always"), "already there"),
+    "grace": (lambda j: pod(j).update(terminationGracePeriodSeconds=30), "grace period"),
+    "subdomain": (lambda j: pod(j).update(subdomain="other"), "pod 0 has no name"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BREAKS)
+def test_each_rule_notices_what_it_is_for(what: str) -> None:
+    change, complaint = BREAKS[what]
+    found = break_job(change)
+    assert any(complaint in line for line in found), found
+
+
+def test_the_schemas_notice_an_unknown_field() -> None:
+    for overlay, kind in (("cpu-local", "Job"), ("mpijob", "MPIJob"), ("sweep-rayjob", "RayJob")):
+        documents = copy.deepcopy(render(overlay))
+        next(d for d in documents if d["kind"] == kind)["spec"]["unheardOf"] = 1
+        with pytest.raises(jsonschema.ValidationError):
+            check_schemas(documents, VERSIONS[0])
