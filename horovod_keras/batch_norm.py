@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from horovod_keras.collectives import Collectives
 
+MeanOverRanks = Callable[[tf.Tensor, str], tf.Tensor]
+
 
 def normalisation_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """All layers of the model, nested ones too, that keep moving statistics."""
@@ -30,29 +32,35 @@ def average_statistics(model: keras.Model, ranks: Collectives) -> None:
         variable.assign(part)
 
 
-def synchronise(model: keras.Model, ranks: Collectives) -> None:
+def synchronise(model: keras.Model, mean_over_ranks: MeanOverRanks) -> None:
     """Make Keras' ``BatchNormalization`` layers use the mean and variance of the global batch in training.
 
     Keras' own ``synchronized=True`` knows ``tf.distribute`` alone. The layers stay what they are, so a saved model
-    is not changed. Ranks count equally: give each the same number of examples.
+    is not changed.
+
+    Args:
+        model: whose layers, nested ones too, are changed.
+        mean_over_ranks: ``ranks.mean``, or a weighted mean where ranks have different numbers of examples.
     """
     for index, layer in enumerate(normalisation_layers(model)):
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer._moments = global_moments(layer, ranks, f"moments/{index}")
+        # Subclasses may have their own idea of moments; they are left alone.
+        if type(layer) is keras.layers.BatchNormalization:
+            layer._moments = global_moments(layer, mean_over_ranks, f"moments/{index}")
 
 
-def global_moments(layer: Any, ranks: Collectives, name: str) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
+def global_moments(layer: Any, mean_over_ranks: MeanOverRanks, name: str) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
     """A replacement for ``BatchNormalization._moments``: mean and variance over the batches of all ranks."""
 
     def moments(inputs: tf.Tensor, mask: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         if mask is not None:
             raise ValueError(f"{layer.name}: masks are not supported with statistics over ranks.")
         axes = [axis for axis in range(len(inputs.shape)) if axis != layer.axis % len(inputs.shape)]
-        values = tf.cast(inputs, tf.float32)
+        # Half precision would lose the variance.
+        values = inputs if inputs.dtype == tf.float64 else tf.cast(inputs, tf.float32)
         local_mean, local_variance = tf.nn.moments(values, axes)
-        mean = ranks.mean(local_mean, f"{name}/mean")
+        mean = mean_over_ranks(local_mean, f"{name}/mean")
         # In two exchanges: a mean of squares less the square of the mean would lose the digits that matter.
-        variance = ranks.mean(local_variance + tf.square(local_mean - mean), f"{name}/variance")
+        variance = mean_over_ranks(local_variance + tf.square(local_mean - mean), f"{name}/variance")
         return tf.cast(mean, inputs.dtype), tf.cast(variance, inputs.dtype)
 
     return moments

@@ -15,6 +15,7 @@ import json
 import secrets
 import socket
 import socketserver
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -88,11 +89,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, self.server.session.encode())
 
     def do_POST(self) -> None:
-        length = int(self.headers.get("Content-Length", "0"))
-        if not 0 < length <= _MOST_BYTES:
+        length = self.headers.get("Content-Length", "")
+        if not (length.isdecimal() and len(length) < 8 and 0 < int(length) <= _MOST_BYTES):
             self._answer(413, b"")
             return
-        body = self.rfile.read(length)
+        body = self.rfile.read(int(length))
         signature = self.headers.get(_SIGNATURE, "")
         if not hmac.compare_digest(signature.encode(), self.server.sign(body).encode()):
             self.server.refused(self.client_address[0])
@@ -159,8 +160,10 @@ class ControlServer(socketserver.ThreadingMixIn, HTTPServer):
                 self._numbers[beat.life] = beat.number
             return new
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up or sends nonsense is no news: a pod that can't be heard is noticed as lost."""
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Keep quiet of clients that hang up: a pod that can't be heard is noticed as lost."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
     def close(self) -> None:
         """Stop listening and give the port back."""

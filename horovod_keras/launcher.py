@@ -205,9 +205,8 @@ class Launcher:
             self._start(order)
         elif order.kind == "stop" and self._ranks:
             self._expected = order.code
-            if self._running and not self._coordinator:
+            if self._ranks.ask_to_end(order.limit) and not self._coordinator:
                 say(f"pod {self._settings.pod_index} ends its ranks: {order.reason}")
-            self._ranks.ask_to_end(order.limit)
         elif order.kind == "exit" and self._ranks:
             self._ranks.ask_to_end(KILL_AFTER)
 

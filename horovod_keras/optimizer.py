@@ -22,9 +22,9 @@ class Exchange:
     """What one rank sends to the others with each update: gradients, requests, and values that must stay equal.
 
     Attributes:
-        requests: float32 variable [2]; a rank that wants all to stop (index STOP) or to save (index SAVE) sets 1 there.
-        agreed: float32 variable [2]; above 0 on all ranks, after the same update, once any rank has requested it.
-        common: float32 variables that become their mean over ranks at each update, for example moving statistics.
+        requests: variable [2] of Keras' floatx; a rank that wants all to stop sets element STOP to 1, to save SAVE.
+        agreed: the like; above 0 on all ranks, after the same update, once any rank has requested it.
+        common: variables of that dtype that become their mean over ranks at each update, for example moving statistics.
     """
 
     STOP, SAVE = 0, 1
@@ -32,8 +32,9 @@ class Exchange:
     def __init__(self, ranks: Collectives, compression: Literal["none", "fp16"]) -> None:
         self.ranks = ranks
         self.compression = compression
-        self.requests = tf.Variable([0.0, 0.0], trainable=False, name="requests")
-        self.agreed = tf.Variable([0.0, 0.0], trainable=False, name="agreed")
+        nothing = tf.zeros(2, keras.config.floatx())
+        self.requests = tf.Variable(nothing, trainable=False, name="requests")
+        self.agreed = tf.Variable(nothing, trainable=False, name="agreed")
         self.common: list[tf.Variable] = []
 
     def average(self, gradients: Sequence[tf.Tensor | tf.IndexedSlices]) -> list[tf.Tensor]:

@@ -120,14 +120,19 @@ class Ranks:
                 pump.join(timeout=1)
         return ended
 
-    def ask_to_end(self, limit: float) -> None:
-        """Send SIGTERM, once; ``poll`` sends SIGKILL to those that still run ``limit`` seconds later."""
-        if self._running and not self._asked:
+    def ask_to_end(self, limit: float) -> bool:
+        """Send SIGTERM, once; ``poll`` sends SIGKILL to those that still run ``limit`` seconds later.
+
+        Returns whether this was the first time that it was asked for.
+        """
+        first = bool(self._running) and not self._asked
+        if first:
             self._asked = True
             for process in self._running.values():
                 with contextlib.suppress(ProcessLookupError):
                     process.terminate()
         self._kill_at = min(self._kill_at, time.monotonic() + limit)
+        return first
 
     def kill(self) -> None:
         """SIGKILL all that still run, and wait for their end (at most a second each)."""

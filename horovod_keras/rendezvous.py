@@ -16,10 +16,11 @@ import hmac
 import re
 import secrets
 import socket
+import sys
 import threading
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import psutil
 from horovod.runner.common.util.hosts import HostInfo, get_host_assignments
@@ -30,8 +31,10 @@ from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPSer
 class _Server(RendezvousHTTPServer):
     token = secrets.token_hex(16)
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up in the middle is no news: its rank's end is reported elsewhere."""
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Keep quiet of clients that hang up in the middle: their rank's end is noticed elsewhere."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(RendezvousHandler):

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, create_model
 from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
 from job.errors import InputError
@@ -158,8 +159,8 @@ class Config(Recipe):
     """fp16 halves the bytes of the gradient exchange."""
     sync_batch_norm: bool = False
     """Normalise by the statistics of the global batch, so that the number of ranks makes no difference."""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of activations and products; weights stay float32."""
+    precision: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+    """Of activations and products; weights stay float32. float64 takes Keras' own layers throughout: for checks."""
     xla: bool = False
     """Compile the step with XLA: for GPUs; on CPUs it is slower."""
     threads: Annotated[int, Field(ge=1)] | None = None
@@ -215,12 +216,17 @@ def resolve(overrides: Sequence[Mapping[str, Any]]) -> Config:
     try:
         return Config(**defaults | given)
     except ValidationError as error:
-        first = error.errors()[0]
-        option = str(first["loc"][0])
-        if first["type"] == "unexpected_keyword_argument":
-            raise InputError(f"unknown option {option}. `python -m job.train --help` lists the options.") from None
-        hint = f"{first['msg'][0].lower()}{first['msg'][1:]}"
-        raise InputError(f"option {option}: {hint}; received {first['input']!r}.") from None
+        raise refused(error, "python -m job.train") from None
+
+
+def refused(error: ValidationError, program: str) -> InputError:
+    """The first of pydantic's complaints about options, in one line."""
+    first = error.errors()[0]
+    option = str(first["loc"][0])
+    if first["type"] == "unexpected_keyword_argument":
+        return InputError(f"unknown option {option}. `{program} --help` lists the options.")
+    hint = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+    return InputError(f"option {option}: {hint}; received {first['input']!r}.")
 
 
 def parse(argv: Sequence[str], program: str = "python -m job.train") -> Config:
@@ -234,11 +240,27 @@ def parse(argv: Sequence[str], program: str = "python -m job.train") -> Config:
 
 def parse_flags(argv: Sequence[str], program: str) -> dict[str, Any]:
     """The options that the command line names, unchecked; ``--help`` prints and exits. Raises InputError."""
-    documented = Recipe.__pydantic_fields__ | Config.__pydantic_fields__  # type: ignore[attr-defined]
+    return read_flags(argv, program, "Train MobileNet with Horovod.", options())
+
+
+def options() -> dict[str, FieldInfo]:
+    """Every option of a run by name, with its type, default and description."""
+    documented: dict[str, FieldInfo] = Recipe.__pydantic_fields__ | Config.__pydantic_fields__  # type: ignore[attr-defined]
     for name, field in Recipe.__pydantic_fields__.items():  # type: ignore[attr-defined]
         documented[name].description = field.description
+    return documented
+
+
+def read_flags(
+    argv: Sequence[str], program: str, description: str, documented: Mapping[str, FieldInfo]
+) -> dict[str, Any]:
+    """Those of the documented options that a command line names, unchecked; ``--help`` prints and exits.
+
+    Raises:
+        InputError: an unknown flag, or one without its value.
+    """
     fields: dict[str, Any] = {name: (field.annotation, field) for name, field in documented.items()}
-    flags = create_model("Flags", __base__=BaseSettings, __doc__="Train MobileNet with Horovod.", **fields)
+    flags = create_model("Flags", __base__=BaseSettings, __doc__=description, **fields)
     try:
         source: CliSettingsSource[Any] = CliSettingsSource(
             flags,

@@ -20,9 +20,9 @@ class RunError(Exception):
 def run_main(main: Callable[[], int], *, quiet: bool = False) -> NoReturn:
     """Run an entry point's `main` and leave the process with the exit code that it returns.
 
-    An `InputError` becomes one line on stderr and exit code 2; a `RunError` one line and 1; a full disk one line and 1; a refused permission one
-    line and 2; Ctrl-C ends with 130. Every other exception keeps its traceback (exit code 1). A `quiet` process keeps
-    the line to itself: of several ranks that find the same error, one tells it.
+    An `InputError` becomes one line on stderr and exit code 2, a `RunError` one line and 1; a full disk one line and 1;
+    a refused permission one line and 2; Ctrl-C ends with 130. Every other exception keeps its traceback (exit code 1).
+    A `quiet` process keeps the line to itself: of several ranks that find the same error, one tells it.
     """
     try:
         code = main()

@@ -49,6 +49,7 @@ def train(
     *,
     stop: threading.Event | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    test: bool = True,
 ) -> dict[str, Any]:
     """Train, evaluate and save one run; what `main` does, and what a trial of the search does.
 
@@ -56,11 +57,12 @@ def train(
         config: the run.
         ranks: to train on; every one of them calls this function.
         stop: when it is set on any rank, all save and stop after the same step.
-        on_epoch: on rank 0, called with each epoch's record.
+        on_epoch: on rank 0, called with each epoch's record when its checkpoint is on the disk.
+        test: False ends after the last epoch and leaves the test set unseen.
 
     Returns:
-        The content of `result.json`, the same on all ranks; `status` is `done`, or `preempted` if the run was stopped
-        and can go on.
+        The content of `result.json`, the same on all ranks; `status` is `done`, `trained` if there was no test, or
+        `preempted` if the run was stopped and can go on.
 
     Raises:
         InputError: on all ranks, if the data, the weights or the run folder can't be used.
@@ -114,9 +116,15 @@ def train(
     except PreemptedError as reason:
         if folder:
             folder.checkpoints.wait()
+        watchdog.end()
         start.say(ranks, f"{reason}; the same command goes on from there")
         return {"status": "preempted"}
 
+    if not test:
+        if folder:
+            folder.checkpoints.wait()
+        watchdog.end()
+        return {"status": "trained"}
     watchdog.expect("the test", start.SETUP_TIMEOUT)
     result = finish.finish(config, ranks, model, data, keeper, folder, timings)
     watchdog.end()

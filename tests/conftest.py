@@ -25,7 +25,7 @@ def launch():
     """Run a Python command on so many ranks under the real `horovodrun` (0: one process, no launcher)."""
 
     def run(ranks: int, *arguments: str | Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-        horovodrun = [Path(sys.executable).with_name("horovodrun"), "-np", str(ranks)] if ranks else []
+        horovodrun = [str(Path(sys.executable).with_name("horovodrun")), "-np", str(ranks)] if ranks else []
         # A user's own data must not change what a test sees.
         env = {name: value for name, value in os.environ.items() if name != "FASHION_MNIST_DIR"}
         return subprocess.run(

@@ -24,7 +24,7 @@ class _Fused:
         self._operations = operations
         self.input_spec = None  # Keras would insist on one input
 
-    def build(self, input_shape: list[Shape]) -> None:
+    def build(self, input_shape: Any) -> None:
         super().build(input_shape[0])  # type: ignore[misc]
         self.input_spec = None
 
@@ -38,10 +38,10 @@ class _Fused:
 class FusedGreyConv(_Fused, GreyConv):
     """float32 [B, H, W, 1] → [y, mean, variance]."""
 
-    def build(self, input_shape: Shape) -> None:
+    def build(self, input_shape: Any) -> None:
         super().build([input_shape])
 
-    def compute_output_shape(self, input_shape: Shape) -> Any:
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return super().compute_output_shape([input_shape] if self.built else input_shape)
 
     def call(self, inputs: tf.Tensor) -> list[tf.Tensor]:

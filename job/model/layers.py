@@ -5,7 +5,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-Synchronise = Callable[[tf.Tensor], tf.Tensor]
+Synchronise = Callable[[tf.Tensor, str], tf.Tensor]
 
 
 class GreyConv(keras.layers.Conv2D):
@@ -65,8 +65,9 @@ class Pointwise(keras.layers.Conv2D):
 class NormRelu(keras.layers.BatchNormalization):
     """Batch normalisation over all but the channels, with ReLU6 behind it, as one layer.
 
-    `sync`, when set, averages a float32 [2·C] vector (mean, then mean of squares) over the ranks; it must be
-    differentiable. Moving statistics follow Keras on TensorFlow: biased variance, one momentum for both.
+    `sync`, when set, averages a float32 [C] vector over the ranks (its second argument names which: "mean" or
+    "variance"); it must be differentiable. Moving statistics follow Keras on TensorFlow: biased variance, one momentum
+    for both.
     """
 
     sync: Synchronise | None = None
@@ -102,8 +103,11 @@ class NormRelu(keras.layers.BatchNormalization):
 
 
 def synchronise(sync: Synchronise | None, mean: tf.Tensor, variance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mean and biased variance over all ranks, from those of this rank (both float32 [C])."""
+    """Mean and biased variance over all ranks, from those of this rank (both float32 [C]).
+
+    In two exchanges, because a mean of squares less the square of the mean would lose the digits that matter.
+    """
     if sync is None:
         return mean, variance
-    mean, mean_of_squares = tf.split(sync(tf.concat([mean, variance + mean * mean], axis=0)), 2)
-    return mean, tf.maximum(mean_of_squares - mean * mean, 0.0)
+    common = sync(mean, "mean")
+    return common, sync(variance + tf.square(mean - common), "variance")

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from horovod_keras import Collectives, distribute
-from horovod_keras.batch_norm import moving_statistics
+from horovod_keras.batch_norm import moving_statistics, synchronise
 from horovod_keras.optimizer import Exchange
 from job.config import Config
 from job.model import mobilenet, optimizer
@@ -82,13 +82,16 @@ class TrainingModel(keras.Model):
         self.config = config
         self.ranks = ranks
         self.resolution = config.resolution
-        self.backbone = mobilenet.backbone(batch_norm_momentum=config.batch_norm_momentum)
-        self.classifier = keras.layers.Dense(CLASSES, name="predictions", dtype="float32")
+        # The dtype of weights, statistics and loss; activations may be narrower.
+        self.wide = keras.config.floatx()
+        fast = config.precision != "float64"
+        self.backbone = mobilenet.backbone(batch_norm_momentum=config.batch_norm_momentum, fast=fast)
+        self.classifier = keras.layers.Dense(CLASSES, name="predictions", dtype=self.wide)
         self.classifier.build((None, self.backbone.output_shape[-1]))
         self.loss_mean = keras.metrics.Mean(name="loss")
         self.accuracy_mean = keras.metrics.Mean(name="accuracy")
         # The loss of the latest batch over all ranks: the same on each of them, so all see a NaN after the same update.
-        self.batch_loss = tf.Variable(0.0, trainable=False, name="batch_loss")
+        self.batch_loss = tf.Variable(tf.zeros((), self.wide), trainable=False, name="batch_loss")
         self.built = True
 
     def at_resolution(self, resolution: int) -> None:
@@ -99,9 +102,10 @@ class TrainingModel(keras.Model):
 
     def call(self, images: tf.Tensor, keys: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
         inputs = mobilenet.prepare(images, self.resolution, RANGES[self.config.input_range])
-        features = tf.cast(self.backbone(inputs, training=training), tf.float32)
+        features = tf.cast(self.backbone(tf.cast(inputs, self.wide), training=training), self.wide)
         if training and keys is not None and self.config.dropout:
-            features = features * dropout_mask(keys, features.shape[-1], self.config.dropout)
+            mask = dropout_mask(keys, features.shape[-1], self.config.dropout)
+            features = features * tf.cast(mask, features.dtype)
         return self.classifier(features)
 
     @property
@@ -111,13 +115,11 @@ class TrainingModel(keras.Model):
     def train_step(self, data: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:
         images, labels, keys, global_count = data
         # This rank's share of the batch, relative to an equal share: weighs its statistics and its loss.
-        self.share = tf.cast(tf.size(labels) * self.ranks.size, tf.float32) / tf.cast(global_count, tf.float32)
+        self.share = tf.cast(tf.size(labels) * self.ranks.size, self.wide) / tf.cast(global_count, self.wide)
         with tf.GradientTape() as tape:
             logits = self(images, keys, training=True)
             smoothing = self.config.label_smoothing
-            targets = tf.one_hot(
-                labels, CLASSES, on_value=1 - smoothing + smoothing / CLASSES, off_value=smoothing / CLASSES
-            )
+            targets = tf.one_hot(labels, CLASSES, dtype=self.wide) * (1 - smoothing) + smoothing / CLASSES
             losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
             # Shares of a batch differ by up to one image: so weighted, the mean over ranks is the mean over images.
             loss = tf.reduce_mean(losses) * self.share
@@ -134,7 +136,7 @@ class TrainingModel(keras.Model):
 
     def _score(self, losses: tf.Tensor, logits: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
         self.loss_mean.update_state(losses)
-        self.accuracy_mean.update_state(tf.cast(tf.argmax(logits, -1, output_type=labels.dtype) == labels, tf.float32))
+        self.accuracy_mean.update_state(tf.argmax(logits, -1, output_type=labels.dtype) == labels)
         return {metric.name: metric.result() for metric in self.metrics}
 
     def predict_step(self, data: tf.Tensor) -> tf.Tensor:
@@ -165,8 +167,9 @@ def build(config: Config, ranks: Collectives, steps: int) -> TrainingModel:
         InputError: the weights can't be had, or aren't a MobileNet's.
     """
     keras.utils.set_random_seed(config.seed)
-    if config.precision != "float32":
-        keras.config.set_dtype_policy(f"mixed_{config.precision}")
+    keras.config.set_floatx("float64" if config.precision == "float64" else "float32")
+    mixed = config.precision in ("bfloat16", "float16")
+    keras.config.set_dtype_policy(f"mixed_{config.precision}" if mixed else config.precision)
     model = TrainingModel(config, ranks)
     if config.weights == "imagenet":
         mobilenet.load_imagenet(model.backbone, mobilenet.imagenet_weights(1.0))
@@ -197,6 +200,10 @@ def _optimizer(config: Config, ranks: Collectives, steps: int, model: TrainingMo
 
 
 def _synchronise(model: TrainingModel, ranks: Collectives) -> None:
-    layers = [layer for layer in model.backbone.layers if hasattr(layer, "sync")]
-    for index, layer in enumerate(layers):
-        layer.sync = lambda vector, what, index=index: ranks.mean(vector * model.share, f"batch_norm/{index}/{what}")
+    def weighed_mean(vector: tf.Tensor, name: str) -> tf.Tensor:
+        return ranks.mean(vector * model.share, name)
+
+    synchronise(model.backbone, weighed_mean)
+    for layer in model.backbone.layers:
+        if hasattr(layer, "sync"):
+            layer.sync = lambda vector, what, name=layer.name: weighed_mean(vector, f"{name}/{what}")

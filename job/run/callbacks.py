@@ -145,7 +145,7 @@ class Journal(keras.callbacks.Callback):
         config: of the run.
         images: training images of an epoch, over all ranks.
         steps: batches of an epoch.
-        on_epoch: called with each epoch's record.
+        on_epoch: called with each epoch's record when its checkpoint is on the disk.
     """
 
     def __init__(
@@ -210,4 +210,5 @@ class Journal(keras.callbacks.Callback):
             f"{record['images_per_second']:.0f} images/s at {record['resolution']} px, {total:.0f} s"
         )
         if self.on_epoch:
+            self.folder.checkpoints.wait()
             self.on_epoch(record)

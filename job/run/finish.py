@@ -13,7 +13,7 @@ from job.model.training import TrainingModel
 from job.run import state
 from job.run.callbacks import Keeper
 from job.run.folder import RunFolder
-from job.run.report import write_report
+from job.run.scores import score
 from job.run.start import EVALUATION_BATCH, Data, share
 from job.run.timings import Timings
 
@@ -45,20 +45,20 @@ def finish(
         model.at_resolution(config.resolution)
         choose_weights(config, ranks, model, folder)
         images, labels = data.set.images, data.set.labels
-        validation = score(probabilities(model, images[data.splits.validation], ranks), labels[data.splits.validation])
+        validation = score(labels[data.splits.validation], probabilities(model, images[data.splits.validation], ranks))
         test_images, test_labels = images[data.splits.test], labels[data.splits.test]
         predicted = probabilities(model, test_images, ranks)
         mirrored = probabilities(model, test_images[:, :, ::-1], ranks)
-        test = score(predicted, test_labels)
+        test = score(test_labels, predicted)
     with timings.of("saving"):
         if folder:
             save_model(model, folder, test_images[:8], predicted[:8])
     result = {
         "status": "done",
-        "val_accuracy": validation["accuracy"],
-        "test_accuracy": test["accuracy"],
-        "test_loss": test["loss"],
-        "test_accuracy_with_flips": score((predicted + mirrored) / 2, test_labels)["accuracy"],
+        "val_accuracy": validation.accuracy,
+        "test_accuracy": test.accuracy,
+        "test_loss": test.loss,
+        "test_accuracy_with_flips": score(test_labels, (predicted + mirrored) / 2).accuracy,
         "epochs": config.epochs,
         "best_epoch": keeper.position.best_epoch,
         "ranks": ranks.size,
@@ -71,6 +71,9 @@ def finish(
     if folder:
         folder.checkpoints.wait()
         folder.write_json("result.json", result)
+        # Here, because plots take most of a second to import and the first step should not wait for that.
+        from job.run.report import write_report
+
         write_report(
             folder.path,
             images=test_images,
@@ -99,15 +102,6 @@ def probabilities(model: TrainingModel, images: UInt8, ranks: Collectives) -> Pr
     result = np.zeros((len(images), len(CLASS_NAMES)), np.float32)
     result[first:last] = model.predict(images[first:last], batch_size=EVALUATION_BATCH, verbose=0)
     return ranks.sum(result, "probabilities").numpy()
-
-
-def score(predicted: Probabilities, labels: UInt8) -> dict[str, float]:
-    """Accuracy, and loss (mean negative log-likelihood in nats), of probabilities [n, 10] for labels [n]."""
-    likelihood = predicted[np.arange(len(labels)), labels]
-    return {
-        "accuracy": float(np.mean(predicted.argmax(axis=1) == labels)),
-        "loss": float(-np.mean(np.log(np.maximum(likelihood, np.finfo(np.float32).tiny)))),
-    }
 
 
 def save_model(model: TrainingModel, folder: RunFolder, images: UInt8, expected: Probabilities) -> None:

@@ -2,10 +2,8 @@
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from job.data.arrow import DataSet, dataset
 from job.data.augmentation import Augmentation
 from job.data.splits import Splits, splits
 from job.errors import InputError
+from job.machine import usable_cores
 from job.model import kernels
 from job.model.training import TrainingModel
 from job.run import state
@@ -58,7 +57,7 @@ def join(config: Config) -> Collectives:
     """Meet the other ranks and set this process up as one of them: threads, determinism, log."""
     ranks = horovod_keras.join()
     logging.basicConfig(format="%(message)s", level=logging.WARNING if ranks.rank == 0 else logging.ERROR)
-    threads = config.threads or max(1, usable_cores() // ranks.local_size)
+    threads = config.threads or max(1, int(usable_cores()) // ranks.local_size)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
@@ -67,15 +66,6 @@ def join(config: Config) -> Collectives:
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     return ranks
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: its CPU set, less where a container's quota is smaller."""
-    cores = len(os.sched_getaffinity(0))
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        cores = min(cores, max(1, int(quota) // int(period)))
-    return cores
 
 
 def say(ranks: Collectives, line: str) -> None:

@@ -53,7 +53,7 @@ def test_pods_with_different_numbers_of_ranks_form_one_world(pods: Pods) -> None
     assert sorted(re.findall(r"place (.*)", pods.log(0) + pods.log(1))) == ["0 1 2", "1 2 2", "2 2 1"]
 
 
-@pytest.mark.parametrize("how", ["kill -9 $$", "exit 1"])
+@pytest.mark.parametrize("how", ["kill -9 $$", pytest.param("exit 1", marks=pytest.mark.slow)])
 def test_after_a_lost_rank_the_world_forms_again_with_a_new_rendezvous(pods: Pods, how: str) -> None:
     command = first_time_only(how)
     command[-1] = "echo at $HOROVOD_GLOO_RENDEZVOUS_ADDR; " + command[-1]
@@ -102,6 +102,7 @@ def test_sigterm_while_waiting_for_others_ends_with_75(pods: Pods) -> None:
     assert pods.code(0, 3) == 75
 
 
+@pytest.mark.slow
 def test_a_rank_that_ignores_sigterm_is_killed_when_the_grace_is_over(pods: Pods) -> None:
     pods.start_all(script("trap '' TERM; touch up-$HOROVOD_RANK; while :; do sleep 0.1; done"), "--grace", "1")
     until("both ranks run", lambda: len(list(pods.folder.glob("up-*"))) == 2, 8)
@@ -122,6 +123,7 @@ def test_a_preempted_pod_that_is_replaced_finds_the_others_waiting(pods: Pods, p
     assert pods.codes(8) == [0, 0]
 
 
+@pytest.mark.slow
 def test_a_preempted_pod_that_is_not_replaced_lets_the_others_end_with_75(pods: Pods) -> None:
     pods.start_all(
         script("trap 'exit 75' TERM; touch up-$HOROVOD_RANK; sleep 1000 & wait"), "--rejoin", "--start-timeout", "3"
@@ -144,7 +146,7 @@ def test_a_killed_pod_takes_its_ranks_along_and_its_successor_is_taken_in(pods: 
     assert pods.codes(10) == [0, 0]
 
 
-@pytest.mark.parametrize("pod", [0, 1])
+@pytest.mark.parametrize("pod", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_killed_pod_that_does_not_come_back_is_named_and_the_others_end_with_1(pods: Pods, pod: int) -> None:
     pods.start_all(FOREVER, "--start-timeout", "2.5")
     until("both ranks run", lambda: len(pods.ranks()) == 2, 8)
@@ -162,7 +164,7 @@ def test_a_launcher_that_stood_still_is_taken_in_again(pods: Pods) -> None:
     assert pods.codes(10) == [0, 0]
 
 
-@pytest.mark.parametrize("late", [0, 1])
+@pytest.mark.parametrize("late", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_pod_that_comes_late_is_waited_for(pods: Pods, late: int) -> None:
     pods.start(1 - late, ["true"])
     time.sleep(2)
@@ -170,7 +172,7 @@ def test_a_pod_that_comes_late_is_waited_for(pods: Pods, late: int) -> None:
     assert pods.codes(8) == [0, 0]
 
 
-@pytest.mark.parametrize("absent", [0, 1])
+@pytest.mark.parametrize("absent", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_pod_that_never_comes_is_named(pods: Pods, absent: int) -> None:
     pods.start(1 - absent, ["true"], "--start-timeout", "2")
     assert pods.code(1 - absent, 8) == 1
@@ -193,7 +195,7 @@ def test_a_wrong_secret_is_refused_and_never_shown(pods: Pods) -> None:
 
 def test_the_secret_is_in_no_command_line_log_or_rank(pods: Pods) -> None:
     pods.start_all(script("env; exec sleep 1000"))
-    until("both ranks run", lambda: len(pods.ranks()) == 2, 8)
+    until("both ranks show their environment", lambda: all("RANK" in pods.log(pod) for pod in range(2)), 8)
     shown = [" ".join(process.cmdline()) for process in pods.running()]
     for process in pods.ranks():
         shown += process.environ().values()
@@ -278,6 +280,7 @@ def test_what_a_rank_has_started_ends_with_it(pods: Pods) -> None:
     assert pods.codes(8) == [0, 0]
 
 
+@pytest.mark.slow
 def test_ranks_that_do_not_end_after_the_first_has_ended_well_are_named(pods: Pods) -> None:
     options = ("--finish-timeout", "1", "--max-restarts", "0")
     pods.start_all(script("test $HOROVOD_RANK = 0 || sleep 1000"), *options)

@@ -107,5 +107,5 @@ print(json.dumps([type(optimizer).__module__.split(".")[0], type(optimizer).__na
         check=True,
     )
     module, name, beta_1, variables, predicted = json.loads(done.stdout.splitlines()[-1])
-    assert (module, name, beta_1, variables) == ("keras", "Adam", 0.8, 2 + 2 * 8)
+    assert (module, name, beta_1, variables) == ("keras", "Adam", 0.8, 2 + 2 * 7)
     np.testing.assert_allclose(predicted, found["saved"], atol=1e-6)

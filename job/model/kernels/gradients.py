@@ -2,10 +2,11 @@
 
 import functools
 from types import ModuleType
+from typing import Any
 
 import tensorflow as tf
 
-Gradient = tf.Tensor | None
+Gradients = list[Any]
 
 
 @functools.cache
@@ -13,18 +14,18 @@ def register(operations: ModuleType) -> None:
     """Tell TensorFlow the gradients of `operations`, once for each library."""
 
     @tf.RegisterGradient("FashionPointwise")
-    def pointwise(op: tf.Operation, dy: tf.Tensor, d_mean: tf.Tensor, d_variance: tf.Tensor) -> list[Gradient]:
+    def pointwise(op: tf.Operation, dy: tf.Tensor, d_mean: tf.Tensor, d_variance: tf.Tensor) -> Gradients:
         y, mean, _ = op.outputs
         return operations.fashion_pointwise_gradient(*op.inputs, y, dy, mean, d_mean, d_variance)
 
     @tf.RegisterGradient("FashionDepthwise")
-    def depthwise(op: tf.Operation, dy: tf.Tensor, d_mean: tf.Tensor, d_variance: tf.Tensor) -> list[Gradient]:
+    def depthwise(op: tf.Operation, dy: tf.Tensor, d_mean: tf.Tensor, d_variance: tf.Tensor) -> Gradients:
         y, mean, _ = op.outputs
         stride = op.get_attr("stride")
         return operations.fashion_depthwise_gradient(*op.inputs, y, dy, mean, d_mean, d_variance, stride=stride)
 
     @tf.RegisterGradient("FashionGrey")
-    def grey(op: tf.Operation, dy: tf.Tensor, d_mean: tf.Tensor, d_variance: tf.Tensor) -> list[Gradient]:
+    def grey(op: tf.Operation, dy: tf.Tensor, d_mean: tf.Tensor, d_variance: tf.Tensor) -> Gradients:
         image, kernel = op.inputs
         y, mean, _ = op.outputs
         # Nobody trains images: outside a function this costs a little, inside one it is pruned.
@@ -37,7 +38,7 @@ def register(operations: ModuleType) -> None:
         return [d_image, operations.fashion_grey_gradient(image, kernel, y, dy, mean, d_mean, d_variance)]
 
     @tf.RegisterGradient("FashionNormalise")
-    def normalise(op: tf.Operation, d_scale: tf.Tensor, d_shift: tf.Tensor, *_: Gradient) -> list[Gradient]:
+    def normalise(op: tf.Operation, d_scale: tf.Tensor, d_shift: tf.Tensor, *_: tf.Tensor) -> Gradients:
         mean, variance, gamma, *_ = op.inputs
         epsilon = op.get_attr("epsilon")
         return [

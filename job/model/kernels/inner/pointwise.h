@@ -1,22 +1,12 @@
 // 1×1 convolution, forward: one matrix product that normalises its left operand as it reads it and gathers the moments
 // of its result while that is still in the cache.
 #pragma once
-#include "sums.h"
-#include "tile.h"
+#include "panels.h"
 
 namespace fashion::VARIANT {
 
 // Rows are worked on in blocks whose normalised copy stays in the second-level cache.
-constexpr int64_t kBlockRows = 4 * kTileRows;
-// Rows of a copy start apart by an odd number of cache lines: else they would fall into the same few cache sets.
-inline int64_t row_stride(int64_t columns) { return round_up(columns, 32) + 16; }
-
-inline void normalise_row(const float* z, const float* scale, const float* shift, int64_t channels, float* x) {
-  for (int64_t c = 0; c < channels; c += kLanes) {
-    const int64_t n = channels - c;
-    store(x + c, relu6(load(z + c, n) * load(scale + c, n) + load(shift + c, n)), n);
-  }
-}
+constexpr int64_t kBlockRows = 48;
 
 // How a product of `rows` rows and `columns` columns is cut into items: by rows where there are many, else by columns.
 struct Cut {
@@ -32,23 +22,11 @@ struct Cut {
   bool by_columns;
 };
 
-// A panel of the right operand: one tile's columns, row after row, padded with zeros.
-inline void pack_panel(const float* kernel, int64_t in, int64_t out, int64_t panel, float* packed) {
-  const int64_t first = panel * kTileColumns;
-  for (int64_t k = 0; k < in; ++k, packed += kTileColumns) {
-    const float* row = kernel + k * out + first;
-    for (int j = 0; j < kTileVectors; ++j) {
-      const int64_t n = out - first - j * kLanes;
-      store(packed + j * kLanes, n > 0 ? load(row + j * kLanes, n) : V{});
-    }
-  }
-}
-
 inline void pointwise(const PointwiseShape& shape, const Pending& input, const float* kernel, const Moments& output,
                       const Parallel& parallel) {
   const auto [rows, in, out] = shape;
   const Cut cut(rows, out);
-  const int64_t stride = row_stride(in), panel_size = in * kTileColumns;
+  const int64_t panel_size = in * kTileColumns;
   Shared packed(cut.panels * panel_size);
   if (!cut.by_columns) parallel(cut.panels, [&](int64_t p) { pack_panel(kernel, in, out, p, packed + p * panel_size); });
   Sums sums(cut.row_items, 2, cut.panels * kTileColumns);
@@ -63,11 +41,10 @@ inline void pointwise(const PointwiseShape& shape, const Pending& input, const f
     if (cut.by_columns)
       for (int64_t p = first_panel; p < last_panel; ++p) pack_panel(kernel, in, out, p, packed + p * panel_size);
     const int64_t block_rows = cut.by_columns ? cut.item_rows : kBlockRows;
-    float* x = scratch.get(block_rows * stride);
+    const Panels x(scratch.get(Panels::size(block_rows, in)), block_rows);
     for (int64_t block = first; block < last; block += block_rows) {
       const int64_t end = std::min(last, block + block_rows);
-      for (int64_t r = block; r < end; ++r)
-        normalise_row(input.z + r * in, input.scale, input.shift, in, x + (r - block) * stride);
+      for (int64_t r = block; r < end; ++r) normalise_row(input, r, in, x, r - block);
       for (int64_t p = first_panel; p < last_panel; ++p) {
         const int64_t c = p * kTileColumns;
         V sum[kTileVectors], square[kTileVectors];
@@ -78,8 +55,9 @@ inline void pointwise(const PointwiseShape& shape, const Pending& input, const f
         for (int64_t r = block; r < end; r += kTileRows) {
           const int64_t count = std::min<int64_t>(kTileRows, end - r);
           alignas(64) float result[kTileRows * kTileColumns];
-          tile<false, false>(count, in, x + (r - block) * stride, stride, packed + p * panel_size, kTileColumns, result,
-                             kTileColumns);
+          with_rows(count, [&](auto n) {
+            tile_along<n.value>(in, x.at(r - block, 0), x.stride, packed + p * panel_size, result);
+          });
           for (int64_t i = 0; i < count; ++i)
             for (int j = 0; j < kTileVectors; ++j) {
               const V y = load(result + i * kTileColumns + j * kLanes);

@@ -1,6 +1,10 @@
 // The innermost product: a tile of the result held in registers while it runs along the summed dimension.
+//
+// Operands lie in panels: kTileColumns columns of a matrix, row after row. A tile then reads both of them in one forward
+// stream, at distances known to the compiler, and no two rows fall into the same few sets of the cache.
 #pragma once
 #include <algorithm>
+#include <type_traits>
 
 #include "vec.h"
 
@@ -11,58 +15,70 @@ constexpr int kTileRows = kLanes == 16 ? 12 : 6;
 constexpr int kTileVectors = 2;
 constexpr int64_t kTileColumns = kTileVectors * kLanes;
 
-// out[i][j] (+)= Σ_k a(i, k) · b[k][j] for Rows rows and one tile of columns; b's rows lie ldb apart.
-// Across: a(i, k) = a[i + k · lda], the transposed operand; else a[i · lda + k].
-template <int Rows, bool Across, bool Add>
-inline void tile_of(int64_t depth, const float* a, int64_t lda, const float* b, int64_t ldb, float* out, int64_t ldo) {
+template <int Rows>
+struct Tile {
   V sums[Rows][kTileVectors];
+
+  void clear() {
 #pragma GCC unroll 16
-  for (int i = 0; i < Rows; ++i)
+    for (int i = 0; i < Rows; ++i)
 #pragma GCC unroll 4
-    for (int j = 0; j < kTileVectors; ++j) sums[i][j] = Add ? load(out + i * ldo + j * kLanes) : V{};
-  for (int64_t k = 0; k < depth; ++k) {
-    V right[kTileVectors];
+      for (int j = 0; j < kTileVectors; ++j) sums[i][j] = V{};
+  }
+  void read(const float* from, int64_t stride) {
+#pragma GCC unroll 16
+    for (int i = 0; i < Rows; ++i)
 #pragma GCC unroll 4
-    for (int j = 0; j < kTileVectors; ++j) right[j] = load(b + j * kLanes);
-    const float* row = a;
+      for (int j = 0; j < kTileVectors; ++j) sums[i][j] = load(from + i * stride + j * kLanes);
+  }
+  void write(float* to, int64_t stride) const {
+#pragma GCC unroll 16
+    for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 4
+      for (int j = 0; j < kTileVectors; ++j) store(to + i * stride + j * kLanes, sums[i][j]);
+  }
+  // sums[i][·] += left[i · Stride] · right[·]
+  template <int Stride>
+  void step(const float* left, const float* right) {
+    V row[kTileVectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < kTileVectors; ++j) row[j] = load(right + j * kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
-      const V left = splat(Across ? a[i] : *row);
-      row += lda;
+      const V value = splat(left[i * Stride]);
 #pragma GCC unroll 4
-      for (int j = 0; j < kTileVectors; ++j) sums[i][j] += left * right[j];
+      for (int j = 0; j < kTileVectors; ++j) sums[i][j] += value * row[j];
     }
-    a += Across ? lda : 1;
-    b += ldb;
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < Rows; ++i)
-#pragma GCC unroll 4
-    for (int j = 0; j < kTileVectors; ++j) store(out + i * ldo + j * kLanes, sums[i][j]);
+};
+
+// out[i][·] = Σ_k a(i, k) · b[k][·]: a in panels of k, `panel` floats apart; b one panel.
+template <int Rows>
+inline void tile_along(int64_t depth, const float* a, int64_t panel, const float* b, float* out) {
+  Tile<Rows> tile;
+  tile.clear();
+  for (; depth > 0; depth -= kTileColumns, a += panel) {
+    const int64_t columns = std::min(depth, kTileColumns);
+    for (int64_t k = 0; k < columns; ++k, b += kTileColumns) tile.template step<kTileColumns>(a + k, b);
+  }
+  tile.write(out, kTileColumns);
 }
 
-// The same for a number of rows known only at run time (1 … kTileRows).
-template <bool Across, bool Add>
-inline void tile(int64_t rows, int64_t depth, const float* a, int64_t lda, const float* b, int64_t ldb, float* out,
-                 int64_t ldo) {
-  switch (rows) {
-#define FASHION_ROWS(N) \
-  case N:               \
-    return tile_of<(N < kTileRows ? N : kTileRows), Across, Add>(depth, a, lda, b, ldb, out, ldo);
-    FASHION_ROWS(1)
-    FASHION_ROWS(2)
-    FASHION_ROWS(3)
-    FASHION_ROWS(4)
-    FASHION_ROWS(5)
-    FASHION_ROWS(6)
-    FASHION_ROWS(7)
-    FASHION_ROWS(8)
-    FASHION_ROWS(9)
-    FASHION_ROWS(10)
-    FASHION_ROWS(11)
-    FASHION_ROWS(12)
-#undef FASHION_ROWS
-  }
+// out[i][·] += Σ_k a[k][i] · b[k][·]: one panel each.
+template <int Rows>
+inline void tile_across(int64_t depth, const float* a, const float* b, float* out, int64_t stride) {
+  Tile<Rows> tile;
+  tile.read(out, stride);
+  for (int64_t k = 0; k < depth; ++k, a += kTileColumns, b += kTileColumns) tile.template step<1>(a, b);
+  tile.write(out, stride);
+}
+
+// Calls f<Rows>() for a number of rows known only at run time (1 … kTileRows).
+template <int Rows = kTileRows, class F>
+inline void with_rows(int64_t rows, const F& f) {
+  if constexpr (Rows > 1)
+    if (rows < Rows) return with_rows<Rows - 1>(rows, f);
+  f(std::integral_constant<int, Rows>());
 }
 
 }  // namespace fashion::VARIANT

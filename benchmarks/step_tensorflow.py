@@ -1,0 +1,103 @@
+"""The TensorFlow contenders of benchmarks.step: ours, stock Keras in its own fit, and the machine's matrix product.
+
+python -m benchmarks.step_tensorflow CONTENDER --resolution 56 --batch 64 --threads 2 --steps 10
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from job.model import kernels, mobilenet, optimizer
+
+MATRIX = 2048
+"""Rows and columns of the matrix product that stands for the machine's rate."""
+
+
+def ours(resolution: int, batch: int, steps: int) -> Callable[[], float]:
+    """The job's step: fast backbone, classifier, gradient, our Adam, in one compiled function."""
+    backbone = mobilenet.backbone()
+    model = keras.Model(backbone.input, keras.layers.Dense(10)(backbone.output))
+    adam = optimizer.Adam(1e-3)
+    variables = model.trainable_variables
+    adam.build(variables)
+    images, labels = _batch(resolution, batch, channels=1)
+
+    @tf.function(jit_compile=False)
+    def step() -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            logits = model(images, training=True)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+        adam.apply(tape.gradient(loss, variables), variables)
+        return loss
+
+    return _mean(lambda: step().numpy(), steps)
+
+
+def stock(resolution: int, batch: int, steps: int) -> Callable[[], float]:
+    """`keras.applications.MobileNet` in `fit`: from the end of the first batch to the end of the last."""
+    base = keras.applications.MobileNet(
+        input_shape=(resolution, resolution, 3), include_top=False, weights=None, pooling="avg"
+    )
+    model = keras.Model(base.input, keras.layers.Dense(10)(base.output))
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    images, labels = (np.repeat(part, steps + 1, axis=0) for part in _batch(resolution, batch, channels=3))
+    ends: list[float] = []
+    clock = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: ends.append(time.perf_counter()))
+
+    def turn() -> float:
+        ends.clear()
+        model.fit(images, labels, batch_size=batch, shuffle=False, verbose=0, callbacks=[clock])
+        return (ends[-1] - ends[0]) / steps
+
+    return turn
+
+
+def matmul(resolution: int, batch: int, steps: int) -> Callable[[], float]:
+    """One product of large square float32 matrices: 2 · MATRIX³ operations."""
+    left, right = (tf.random.normal((MATRIX, MATRIX)) for _ in range(2))
+    product = tf.function(lambda: tf.reduce_sum(tf.matmul(left, right)[0]))
+    return _mean(lambda: product().numpy(), steps)
+
+
+def _batch(resolution: int, batch: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    numbers = np.random.default_rng(1)
+    images = numbers.normal(size=(batch, resolution, resolution, channels)).astype("float32")
+    return images, numbers.integers(0, 10, batch).astype("int32")
+
+
+def _mean(step: Callable[[], object], steps: int) -> Callable[[], float]:
+    def turn() -> float:
+        start = time.perf_counter()
+        for _ in range(steps):
+            step()
+        return (time.perf_counter() - start) / steps
+
+    return turn
+
+
+def main() -> None:
+    """Make one contender ready, then time one turn for every line on standard input."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("contender", choices=["ours", "stock", "matmul"])
+    for name in ("resolution", "batch", "threads", "steps"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    options = parser.parse_args()
+    tf.config.threading.set_intra_op_parallelism_threads(options.threads)
+    make = {"ours": ours, "stock": stock, "matmul": matmul}[options.contender]
+    turn = make(options.resolution, options.batch, options.steps)
+    turn()
+    print(
+        json.dumps({"tensorflow": tf.__version__, "keras": keras.__version__, "kernels": kernels.status()}), flush=True
+    )
+    for _ in sys.stdin:
+        print(json.dumps(turn()), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The compiler, the cache, and what is said about them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from job.errors import InputError
+from job.model import kernels
+from job.model.kernels import library
+from job.model.kernels.build import build
+
+ROOT = Path(__file__).parents[3]
+
+
+def _run(**environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "job.model.kernels.build"]
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | environment
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_what_is_compiled_is_not_compiled_again(compiled: None) -> None:
+    path, seconds = build()
+    assert seconds == 0
+    assert library.built() == path
+    done = _run()
+    assert done.returncode == 0, done.stderr
+    assert "already compiled" in done.stdout
+    assert str(path) in done.stdout
+
+
+def test_status_names_the_kernels_in_use(compiled: None) -> None:
+    assert kernels.status().startswith("C++ kernels for ")
+
+
+def test_without_a_library_tensorflow_is_used_and_the_command_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert kernels.load() is None
+    assert "python -m job.model.kernels.build" in kernels.status()
+
+
+def test_a_library_is_found_without_a_compiler(compiled: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert kernels.load() is not None
+
+
+def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(InputError, match="looked for no-such-compiler"):
+        build()
+    done = _run(CXX="no-such-compiler")
+    assert done.returncode == 2
+    assert done.stderr.strip().count("\n") == 0
+
+
+def test_a_failing_compiler_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "it broke" >&2\nexit 1\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(RuntimeError, match="it broke"):
+        build()
+    assert library.built() is None
+    assert not list((tmp_path / "cache").rglob("*.o"))
+
+
+def test_an_unknown_choice_of_kernels_is_refused(compiled: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASHION_KERNELS", "mmx")
+    with pytest.raises(ValueError, match="received FASHION_KERNELS=mmx"):
+        kernels.load()

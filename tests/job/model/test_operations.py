@@ -1,0 +1,221 @@
+"""The C++ operations against the same mathematics in TensorFlow, for every kind of kernel that runs here."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from types import ModuleType
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+Values = list[tf.Tensor]
+
+POINTWISE = [  # map, input channels, filters: one pixel, tails of all kinds, many rows, large kernels
+    ((1, 1, 1), 3, 5),
+    ((1, 1, 1), 64, 32),
+    ((2, 5, 3), 8, 33),
+    ((3, 7, 7), 17, 16),
+    ((5, 16, 16), 24, 40),
+    ((4, 16, 16), 33, 70),
+    ((7, 3, 3), 260, 300),
+    ((64, 1, 1), 40, 513),
+    ((6, 7, 7), 300, 260),
+]
+DEPTHWISE = [  # map, channels, stride
+    ((1, 1, 1), 5, 1),
+    ((2, 2, 2), 8, 2),
+    ((1, 3, 3), 16, 2),
+    ((3, 5, 8), 33, 1),
+    ((2, 8, 5), 20, 2),
+    ((2, 7, 7), 64, 2),
+    ((4, 3, 3), 48, 1),
+    ((1, 40, 60), 40, 1),
+    ((1, 61, 44), 40, 2),
+]
+GREY = [((1, 1, 1), 3), ((2, 5, 8), 8), ((1, 32, 33), 24), ((3, 9, 9), 40), ((2, 16, 16), 32)]
+
+
+def _normal(*shape: int) -> tf.Tensor:
+    return tf.constant(np.random.default_rng(sum(shape)).normal(size=shape).astype("float32"))
+
+
+def _pending(shape: tuple[int, ...]) -> Values:
+    # Scales of both signs; shifts that leave some values below 0, some above 6.
+    return [_normal(*shape), _normal(shape[-1]) * 2, _normal(shape[-1] + 1)[1:] * 2 + 1]
+
+
+def _moments(y: tf.Tensor) -> Values:
+    return [y, *tf.nn.moments(y, [0, 1, 2])]
+
+
+def _active(inputs: Values) -> tf.Tensor:
+    z, scale, shift, *_ = inputs
+    return tf.nn.relu6(z * scale + shift)
+
+
+def _agree(ours: Callable[[Values], Values], theirs: Callable[[Values], Values], inputs: Values) -> None:
+    """Outputs, and gradients of a sum over all outputs with random weights, against float64."""
+    results = []
+    for function, precision in ((ours, tf.float32), (theirs, tf.float64)):
+        given = [tf.cast(value, precision) for value in inputs]
+        with tf.GradientTape() as tape:
+            tape.watch(given)
+            outputs = list(function(given))
+            weights = [tf.cast(_normal(*output.shape), precision) for output in outputs]
+            total = tf.add_n([tf.reduce_sum(o * w) for o, w in zip(outputs, weights, strict=True)])
+        results.append([*outputs, *tape.gradient(total, given)])
+    for mine, exact in zip(*results, strict=True):
+        scale = float(tf.reduce_max(tf.abs(exact))) + 1e-3
+        np.testing.assert_allclose(mine, exact, rtol=2e-5, atol=2e-5 * scale)
+
+
+@pytest.mark.parametrize(("shape", "channels", "filters"), POINTWISE, ids=str)
+def test_pointwise(operations: ModuleType, shape: tuple[int, int, int], channels: int, filters: int) -> None:
+    inputs = [*_pending((*shape, channels)), _normal(1, 1, channels, filters)]
+    _agree(
+        lambda given: operations.fashion_pointwise(*given),
+        lambda given: _moments(tf.nn.conv2d(_active(given), given[3], 1, "SAME")),
+        inputs,
+    )
+
+
+@pytest.mark.parametrize(("shape", "channels", "stride"), DEPTHWISE, ids=str)
+def test_depthwise(operations: ModuleType, shape: tuple[int, int, int], channels: int, stride: int) -> None:
+    def theirs(given: Values) -> Values:
+        active = _active(given)
+        if stride == 2:
+            active = tf.pad(active, [[0, 0], [0, 1], [0, 1], [0, 0]])
+        padding = "SAME" if stride == 1 else "VALID"
+        return _moments(tf.nn.depthwise_conv2d(active, given[3], [1, stride, stride, 1], padding))
+
+    inputs = [*_pending((*shape, channels)), _normal(3, 3, channels, 1)]
+    _agree(lambda given: operations.fashion_depthwise(*given, stride=stride), theirs, inputs)
+
+
+@pytest.mark.parametrize(("shape", "filters"), GREY, ids=str)
+def test_grey(operations: ModuleType, shape: tuple[int, int, int], filters: int) -> None:
+    _agree(
+        lambda given: operations.fashion_grey(*given),
+        lambda given: _moments(tf.nn.conv2d(tf.repeat(given[0], 3, axis=-1), given[1], 2, "SAME")),
+        [_normal(*shape, 1), _normal(3, 3, 3, filters)],
+    )
+
+
+def test_normalise(operations: ModuleType) -> None:
+    def ours(given: Values) -> Values:
+        zeros = tf.zeros_like(given[0])
+        return operations.fashion_normalise(*given, zeros, zeros, epsilon=1e-3, momentum=0.9)[:2]
+
+    def theirs(given: Values) -> Values:
+        mean, variance, gamma, beta = given
+        scale = gamma / tf.sqrt(variance + 1e-3)
+        return [scale, beta - mean * scale]
+
+    _agree(ours, theirs, [_normal(19), tf.abs(_normal(19)), _normal(19), _normal(19)])
+
+
+def _vector(*sizes: int) -> Values:
+    return [tf.ones(size) for size in sizes]
+
+
+def _pointwise(operations: ModuleType, z: tf.Tensor, kernel: tf.Tensor, scale: int = 8) -> Values:
+    return operations.fashion_pointwise(z, *_vector(scale, 8), kernel)
+
+
+def _depthwise(operations: ModuleType, z: tf.Tensor, side: int = 3, stride: int = 1) -> Values:
+    return operations.fashion_depthwise(z, *_vector(8, 8), _normal(side, side, 8, 1), stride=stride)
+
+
+def _pointwise_gradient(operations: ModuleType, dy: tf.Tensor) -> Values:
+    inputs = [_normal(1, 2, 2, 8), *_vector(8, 8), _normal(1, 1, 8, 4)]
+    return operations.fashion_pointwise_gradient(*inputs, _normal(1, 2, 2, 4), dy, *_vector(4, 4, 4))
+
+
+def _depthwise_gradient(operations: ModuleType, dy: tf.Tensor) -> Values:
+    z = _normal(1, 5, 5, 8)
+    return operations.fashion_depthwise_gradient(
+        z, *_vector(8, 8), _normal(3, 3, 8, 1), z, dy, *_vector(8, 8, 8), stride=1
+    )
+
+
+def _grey_gradient(operations: ModuleType, mean: int) -> tf.Tensor:
+    y = _normal(1, 2, 2, 8)
+    return operations.fashion_grey_gradient(_normal(1, 4, 4, 1), _normal(3, 3, 3, 8), y, y, *_vector(mean, 8, 8))
+
+
+INVALID: dict[str, Callable[[ModuleType], object]] = {
+    "pointwise: kernel of other channels": lambda o: _pointwise(o, _normal(1, 2, 2, 8), _normal(1, 1, 7, 4)),
+    "pointwise: kernel of 3×3": lambda o: _pointwise(o, _normal(1, 2, 2, 8), _normal(3, 3, 8, 4)),
+    "pointwise: short scale": lambda o: _pointwise(o, _normal(1, 2, 2, 8), _normal(1, 1, 8, 4), scale=7),
+    "pointwise: matrix": lambda o: _pointwise(o, _normal(4, 8), _normal(1, 1, 8, 4)),
+    "pointwise: empty": lambda o: _pointwise(o, tf.zeros((0, 2, 2, 8)), _normal(1, 1, 8, 4)),
+    "pointwise gradient: other map": lambda o: _pointwise_gradient(o, _normal(1, 1, 2, 4)),
+    "depthwise: stride 3": lambda o: _depthwise(o, _normal(1, 5, 5, 8), stride=3),
+    "depthwise: stride 0": lambda o: _depthwise(o, _normal(1, 5, 5, 8), stride=0),
+    "depthwise: map of one row": lambda o: _depthwise(o, _normal(1, 1, 5, 8), stride=2),
+    "depthwise: kernel 5×5": lambda o: _depthwise(o, _normal(1, 5, 5, 8), side=5),
+    "depthwise gradient: other map": lambda o: _depthwise_gradient(o, _normal(1, 4, 5, 8)),
+    "grey: three channels": lambda o: o.fashion_grey(_normal(1, 5, 5, 3), _normal(3, 3, 3, 8)),
+    "grey: kernel 1×1": lambda o: o.fashion_grey(_normal(1, 5, 5, 1), _normal(1, 1, 3, 8)),
+    "grey gradient: short mean": lambda o: _grey_gradient(o, mean=7),
+    "normalise: lengths differ": lambda o: o.fashion_normalise(*_vector(8, 8, 8, 7, 8, 8), epsilon=1e-3, momentum=0.9),
+}
+
+
+@pytest.mark.parametrize("what", INVALID)
+def test_wrong_shapes_are_invalid_arguments(operations: ModuleType, what: str) -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        INVALID[what](operations)
+
+
+def test_shapes_are_known_before_anything_runs(operations: ModuleType) -> None:
+    @tf.function(input_signature=[tf.TensorSpec((None, None, 7, 8)), tf.TensorSpec((3, 3, 8, 1))])
+    def trace(z: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        y, mean, _ = operations.fashion_depthwise(z, *_vector(8, 8), kernel, stride=2)
+        assert y.shape.as_list() == [None, None, 3, 8]
+        assert mean.shape.as_list() == [8]
+        return y
+
+    assert trace(_normal(2, 9, 7, 8), _normal(3, 3, 8, 1)).shape == (2, 4, 3, 8)
+
+
+def test_nan_passes_through_the_activation(operations: ModuleType) -> None:
+    z = np.zeros((1, 3, 3, 40), "float32")
+    z[0, 1, 1, :] = np.nan
+    for y, *_ in (
+        operations.fashion_depthwise(z, *_vector(40, 40), _normal(3, 3, 40, 1), stride=1),
+        operations.fashion_pointwise(z, *_vector(40, 40), _normal(1, 1, 40, 40)),
+    ):
+        assert np.isnan(y[0, 1, 1]).all()
+
+
+_ONE_STEP = """
+import hashlib, sys, numpy as np, tensorflow as tf, keras
+tf.config.threading.set_intra_op_parallelism_threads(int(sys.argv[1]))
+from job.model import mobilenet, optimizer
+keras.utils.set_random_seed(1)
+model = mobilenet.backbone()
+adam = optimizer.Adam(1e-3)
+adam.build(model.trainable_variables)
+images = np.random.default_rng(1).normal(size=(9, 48, 48, 1)).astype("float32")
+@tf.function
+def step():
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model(images, training=True) ** 2)
+    adam.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+step(), step()
+print(hashlib.sha256(b"".join(v.numpy().tobytes() for v in model.weights)).hexdigest())
+"""
+
+
+def test_results_are_the_same_bits_for_any_number_of_threads(compiled: None) -> None:
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "FASHION_KERNELS": ""}
+    digests = set()
+    for threads in (1, 2, 5):
+        command = [sys.executable, "-c", _ONE_STEP, str(threads)]
+        digests.add(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    assert len(digests) == 1
+    assert len(digests.pop().strip()) == hashlib.sha256().digest_size * 2

@@ -1,0 +1,89 @@
+"""Weights files: what loads, and what is refused in one line."""
+
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from job.errors import InputError
+from job.model import mobilenet
+
+
+@pytest.fixture
+def stock() -> keras.Model:
+    return keras.applications.MobileNet(
+        input_shape=(32, 32, 3), alpha=0.25, include_top=False, weights=None, pooling="avg"
+    )
+
+
+def _publish(model: keras.Model, path: Path) -> None:
+    """Write Keras' older layout, as the published files have it."""
+    layers = [layer for layer in model.layers if layer.weights]
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [layer.name.encode() for layer in layers]
+        for layer in layers:
+            group = file.create_group(layer.name)
+            names = [f"{layer.name}/{variable.name}:0" for variable in layer.weights]
+            group.attrs["weight_names"] = [name.encode() for name in names]
+            for name, variable in zip(names, layer.weights, strict=True):
+                group[name] = variable.numpy()
+
+
+@pytest.mark.parametrize("name", ["published.h5", "keras3.weights.h5"])
+def test_files_of_both_layouts_load_into_both_backbones(
+    way: str, stock: keras.Model, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    _publish(stock, path) if name == "published.h5" else stock.save_weights(path)
+    for fast in (True, False):
+        backbone = mobilenet.backbone(alpha=0.25, fast=fast)
+        mobilenet.load_imagenet(backbone, path)
+        for mine, theirs in zip(backbone.get_weights(), stock.get_weights(), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"does not exist: received .*none\.h5"):
+        mobilenet.load_imagenet(mobilenet.backbone(alpha=0.25), tmp_path / "none.h5")
+
+
+def test_a_file_that_is_not_hdf5_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.h5"
+    path.write_bytes(b"\x80\x04cos\nsystem\n")
+    with pytest.raises(InputError, match="is not HDF5"):
+        mobilenet.load_imagenet(mobilenet.backbone(alpha=0.25), path)
+
+
+@pytest.mark.parametrize("name", ["published.h5", "keras3.weights.h5"])
+def test_another_width_multiplier_is_refused_by_layer(stock: keras.Model, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    _publish(stock, path) if name == "published.h5" else stock.save_weights(path)
+    backbone = mobilenet.backbone(alpha=0.5)
+    before = backbone.get_weights()
+    with pytest.raises(InputError, match=r"layer conv1 .*\(3, 3, 3, 8\).*alpha"):
+        mobilenet.load_imagenet(backbone, path)
+    assert all(np.array_equal(a, b) for a, b in zip(before, backbone.get_weights(), strict=True))
+
+
+def test_a_file_that_lacks_a_layer_is_refused_by_its_name(stock: keras.Model, tmp_path: Path) -> None:
+    path = tmp_path / "weights.h5"
+    _publish(stock, path)
+    with h5py.File(path, "a") as file:
+        del file["conv_pw_7"]
+    with pytest.raises(InputError, match="lacks layer conv_pw_7"):
+        mobilenet.load_imagenet(mobilenet.backbone(alpha=0.25), path)
+
+
+def test_a_width_without_published_weights_is_refused() -> None:
+    with pytest.raises(InputError, match=r"received 0\.3"):
+        mobilenet.imagenet_weights(0.3)
+
+
+def test_no_network_is_refused_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match=r"--weights FILE.*--weights none"):
+        mobilenet.imagenet_weights(1.0)

@@ -1,0 +1,308 @@
+"""A group of processes that train together under Horovod, inside a Ray placement group.
+
+    group = ProcessGroup(placement_group, ranks=2, cpus=1)
+    group.run(train, config)            # train(member, config) begins on each rank
+    while not group.finished:
+        for report in group.poll(10.0):  # what rank 0 gave to member.report
+            ...
+    group.shutdown()
+
+The processes stay, with all that they have imported, and one function after another may run in them, each in a Horovod
+world of its own. They are actors owned by the process that makes the group: should it die, Ray ends them.
+"""
+
+import os
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from horovod_keras.environment import RANK_VARIABLES
+from horovod_keras.rendezvous import Rendezvous, interface_of, interface_variables
+
+# A rank may be this many reports ahead of those who take them, so that a slow taker bounds what waits in memory.
+_AHEAD = 1
+# Seconds in which the other ranks of a failed group may say what they died of: one of them knows the cause.
+_LAST_WORDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How one rank ended."""
+
+    rank: int
+    kinds: tuple[str, ...]
+    """Names of the exception's class and those it derives from; a process that is gone has Ray's."""
+    message: str
+    traceback: str
+
+
+class GroupError(Exception):
+    """A rank failed or its process is gone, and with it the group.
+
+    Attributes:
+        failures: of those ranks that are known to have failed.
+    """
+
+    def __init__(self, failures: list[Failure]) -> None:
+        super().__init__("; ".join(f"rank {f.rank}: {f.kinds[0]}: {f.message}" for f in failures))
+        self.failures = failures
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return GroupError, (self.failures,)
+
+    def find(self, *kinds: str) -> Failure | None:
+        """The first failure by an exception of one of these classes, or of one derived from them."""
+        return next((f for f in self.failures if not set(kinds).isdisjoint(f.kinds)), None)
+
+
+class Member:
+    """What a function that runs in a group is told, as its first argument.
+
+    Attributes:
+        rank: of this process.
+        size: number of ranks.
+        stop: set when the function is to end early.
+        ended: set when it has ended.
+    """
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+        self.stop = threading.Event()
+        self.ended = threading.Event()
+        self.reports: queue.Queue[Any] = queue.Queue(maxsize=_AHEAD)
+
+    def report(self, value: Any) -> None:
+        """Hand a value to whoever polls the group; waits while one is waiting already, unless told to stop."""
+        while not self.stop.is_set():
+            try:
+                self.reports.put(value, timeout=0.2)
+                return
+            except queue.Full:
+                continue
+
+
+class _Process:
+    """One rank's process. Three calls at a time: the function, who takes its reports, and who stops it."""
+
+    def __init__(self) -> None:
+        self._member = Member(0, 1)
+        self._world: set[str] = set()
+
+    def place(self) -> tuple[str, str]:
+        """The node's id, and the name of its network interface that Ray uses."""
+        context = ray.get_runtime_context()
+        return context.get_node_id(), interface_of(ray.util.get_node_ip_address())
+
+    def prepare(self, rank: int, size: int, environment: Mapping[str, str]) -> None:
+        """Become a rank of a new world. A world of one needs no launcher's variables."""
+        for name in self._world.union(RANK_VARIABLES):
+            os.environ.pop(name, None)
+        os.environ.update(environment)
+        self._world = set(environment)
+        self._member = Member(rank, size)
+
+    def execute(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """The function's result, or how it failed: an exception's own class may not be known to the caller."""
+        try:
+            return function(self._member, *args)
+        except BaseException as error:
+            kinds = tuple(kind.__name__ for kind in type(error).__mro__)
+            return Failure(self._member.rank, kinds, " ".join(str(error).split()), traceback.format_exc())
+        finally:
+            self._member.ended.set()
+
+    def take(self, seconds: float) -> list[Any]:
+        """All reports that wait; the first may take so long to come, unless the function ends before."""
+        member, deadline = self._member, time.monotonic() + seconds
+        while member.reports.empty() and not member.ended.wait(0.02) and time.monotonic() < deadline:
+            continue
+        found = []
+        while not member.reports.empty():
+            found.append(member.reports.get())
+        return found
+
+    def stop(self) -> None:
+        """Ask the function to end."""
+        self._member.stop.set()
+
+
+class ProcessGroup:
+    """Processes in the bundles of a placement group, one for each rank.
+
+    Args:
+        placement_group: with a bundle for each rank.
+        ranks: number of processes.
+        first_bundle: the bundle of the first; those before it are someone else's.
+        cpus, gpus: of each process; the bundle must have them.
+
+    Raises:
+        ray.exceptions.RayError: the processes can't be started.
+    """
+
+    def __init__(
+        self, placement_group: PlacementGroup, *, ranks: int, first_bundle: int = 0, cpus: float = 1, gpus: float = 0
+    ) -> None:
+        self._rendezvous: Rendezvous | None = None
+        self._running: dict[ray.ObjectRef, int] = {}
+        self._results: dict[int, Any] = {}
+        self._taking: ray.ObjectRef | None = None
+        actor: Any = ray.remote(_Process)
+        started = [
+            actor
+            .options(
+                num_cpus=cpus,
+                num_gpus=gpus,
+                max_restarts=0,
+                max_concurrency=3,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(
+                    placement_group, placement_group_bundle_index=first_bundle + index
+                ),
+            )
+            .remote()
+            for index in range(ranks)
+        ]
+        try:
+            places = ray.get([process.place.remote() for process in started])
+        except BaseException:
+            self._kill(started)
+            raise
+        # Ranks of one node follow each other, those of this process's own node first: local ranks follow the nodes.
+        here = ray.get_runtime_context().get_node_id()
+        order = sorted(range(ranks), key=lambda index: (places[index][0] != here, places[index][0], index))
+        self._processes = [started[index] for index in order]
+        self._places = [places[index] for index in order]
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing runs, and all reports are taken."""
+        return not self._running and self._taking is None
+
+    @property
+    def results(self) -> list[Any]:
+        """What the function returned on each rank, once all of it is finished."""
+        return [self._results[rank] for rank in range(len(self._processes))]
+
+    def run(self, function: Callable[..., Any], *args: Any) -> None:
+        """Begin `function(member, *args)` on all ranks, where `member` is a :class:`Member`.
+
+        Raises:
+            RuntimeError: a function is running.
+            ray.exceptions.RayError: a process is gone.
+        """
+        if not self.finished:
+            raise RuntimeError("the group is running a function already: poll or stop it first.")
+        size = len(self._processes)
+        worlds = self._worlds()
+        ray.get([p.prepare.remote(rank, size, worlds[rank]) for rank, p in enumerate(self._processes)])
+        self._results = {}
+        self._running = {p.execute.remote(function, args): rank for rank, p in enumerate(self._processes)}
+        self._take(10.0)
+
+    def poll(self, timeout: float) -> list[Any]:
+        """What rank 0 has reported since the last call; empty when nothing came in `timeout` seconds or all is done.
+
+        Raises:
+            GroupError: a rank failed. The group is shut down.
+        """
+        deadline = time.monotonic() + timeout
+        while not self.finished:
+            waited = [*self._running, *([self._taking] if self._taking else [])]
+            ready, _ = ray.wait(waited, timeout=max(0.0, deadline - time.monotonic()))
+            if not ready:
+                return []
+            if ready[0] in self._running:
+                self._ended(ready[0])
+                continue
+            reports = self._reports()
+            if self._running or reports:
+                self._take(10.0)
+            if reports:
+                return reports
+        return []
+
+    def stop(self, timeout: float) -> bool:
+        """Ask all ranks to end early and wait for it; whether they did, so that the group can run something else.
+
+        The group is shut down if they did not.
+        """
+        deadline = time.monotonic() + timeout
+        try:
+            for process in self._processes:
+                process.stop.remote()
+            while not self.finished and time.monotonic() < deadline:
+                self.poll(deadline - time.monotonic())
+        except GroupError:
+            return False
+        if not self.finished:
+            self.shutdown()
+        return self.finished and bool(self._processes)
+
+    def shutdown(self) -> None:
+        """End the processes at once, and give back the port."""
+        self._kill(self._processes)
+        self._processes, self._running, self._taking = [], {}, None
+        if self._rendezvous:
+            self._rendezvous.close()
+            self._rendezvous = None
+
+    @staticmethod
+    def _kill(processes: list[Any]) -> None:
+        for process in processes:
+            ray.kill(process)
+
+    def _worlds(self) -> list[dict[str, str]]:
+        """Each rank's environment in a new Horovod world."""
+        if len(self._processes) == 1:
+            return [{}]
+        if self._rendezvous is None:
+            self._rendezvous = Rendezvous(ray.util.get_node_ip_address())
+        nodes = [node for node, _ in self._places]
+        environments = self._rendezvous.form([(node, nodes.count(node)) for node in dict.fromkeys(nodes)])
+        interfaces = [interface_variables(interface) for _, interface in self._places]
+        return [one | two for one, two in zip(environments, interfaces, strict=True)]
+
+    def _take(self, seconds: float) -> None:
+        self._taking = self._processes[0].take.remote(seconds)
+
+    def _reports(self) -> list[Any]:
+        taking, self._taking = self._taking, None
+        assert taking is not None
+        try:
+            return ray.get(taking)
+        except ray.exceptions.RayError as error:
+            raise self._failed([_gone(0, error)]) from error
+
+    def _ended(self, call: ray.ObjectRef) -> None:
+        rank = self._running.pop(call)
+        outcome = self._outcome(call, rank)
+        if isinstance(outcome, Failure):
+            raise self._failed([outcome])
+        self._results[rank] = outcome
+
+    def _outcome(self, call: ray.ObjectRef, rank: int) -> Any:
+        try:
+            return ray.get(call)
+        except ray.exceptions.RayError as error:
+            return _gone(rank, error)
+
+    def _failed(self, failures: list[Failure]) -> GroupError:
+        known = {failure.rank for failure in failures}
+        calls = [call for call, rank in self._running.items() if rank not in known]
+        ready, _ = ray.wait(calls, num_returns=len(calls), timeout=_LAST_WORDS) if calls else ([], [])
+        outcomes = [self._outcome(call, self._running[call]) for call in ready]
+        failures = [*failures, *(outcome for outcome in outcomes if isinstance(outcome, Failure))]
+        self.shutdown()
+        return GroupError(sorted(failures, key=lambda failure: failure.rank))
+
+
+def _gone(rank: int, error: Exception) -> Failure:
+    kinds = tuple(kind.__name__ for kind in type(error).__mro__)
+    return Failure(rank, kinds, " ".join(str(error).split())[:500], "")

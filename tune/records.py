@@ -1,0 +1,170 @@
+"""The books of a search: one row for each epoch of each trial, in `trials.parquet`."""
+
+import json
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+
+from job.errors import InputError
+from job.run.checkpoints import write_atomically
+
+Row = dict[str, Any]
+
+# Why a trial ended, or that it goes on. The last three are never tried again.
+STATUSES = (
+    "running",  # or waiting to go on
+    "done",  # used its whole budget
+    "stopped",  # early, by the scheduler
+    "failed",  # more often than --max-failures
+    "diverged",  # the loss was not a number
+    "out of memory",
+    "refused",  # the job refused the settings
+)
+
+_FIELDS = [
+    ("phase", pa.string(), "search, or confirm: the best again with other seeds"),
+    ("trial", pa.string(), "Ray Tune's id of the trial"),
+    ("number", pa.int32(), "of the trial in its phase, from 1 in the order of their starts"),
+    ("epoch", pa.int32(), "from 1; 0 in the only row of a trial that finished none"),
+    ("status", pa.string(), f"of the trial, the same in all its rows: {', '.join(STATUSES)}"),
+    ("score", pa.float64(), "validation accuracy that the trial is judged by: its best so far, or its last, as selected"),
+    ("val_accuracy", pa.float64(), "on the validation split after the epoch, 0 to 1"),
+    ("val_loss", pa.float64(), "mean cross-entropy there, in nats"),
+    ("accuracy", pa.float64(), "on the training split during the epoch, 0 to 1"),
+    ("loss", pa.float64(), "mean cross-entropy there, in nats"),
+    ("images_per_second", pa.float64(), "in training, all ranks together"),
+    ("seconds", pa.float64(), "of the epoch with its validation"),
+    ("training_seconds", pa.float64(), "of the trial so far; with pbt those of the weights' ancestors too"),
+    ("cost", pa.float64(), "rank-seconds so far: training_seconds times ranks"),
+    ("time", pa.timestamp("ms", tz="UTC"), "when the result came in"),
+    ("settings", pa.string(), "the trial's point of the space in this epoch, as JSON; confirmed ones with their seed"),
+    ("problem", pa.string(), "what the job said when it ended the trial, else null"),
+]
+SCHEMA = pa.schema([pa.field(name, kind, metadata={"description": text}) for name, kind, text in _FIELDS])
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One trial as a whole."""
+
+    phase: str
+    trial: str
+    number: int
+    settings: Mapping[str, Any]
+    """Its point of the space at the end."""
+    status: str
+    epochs: int
+    """Finished ones."""
+    score: float
+    cost: float
+    """Rank-seconds."""
+    rows: Sequence[Row] = field(repr=False)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it used its whole budget."""
+        return self.status == "done"
+
+
+def summaries(rows: Iterable[Row], phase: str) -> list[Summary]:
+    """The trials of a phase, by number."""
+    trials: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["phase"] == phase:
+            trials.setdefault(row["trial"], []).append(row)
+    found = []
+    for name, epochs in trials.items():
+        epochs.sort(key=lambda row: row["epoch"])
+        last = epochs[-1]
+        settings = json.loads(last["settings"])
+        score = last["score"] if last["score"] is not None else 0.0
+        found.append(
+            Summary(
+                phase, name, last["number"], settings, last["status"], last["epoch"], score, last["cost"] or 0.0, epochs
+            )
+        )
+    return sorted(found, key=lambda summary: summary.number)
+
+
+def ranked(trials: Iterable[Summary]) -> list[Summary]:
+    """The best first: of those that used their whole budget, or of all with an epoch if none did."""
+    usable = [t for t in trials if t.epochs and t.status in ("done", "stopped", "running")]
+    whole = [t for t in usable if t.whole]
+    return sorted(whole or usable, key=lambda t: (-t.score, t.cost))
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of `trials.parquet`. Raises InputError if it isn't one."""
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise InputError(f"no search there: received {path.parent}, in which there is no {path.name}.") from None
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"{path} can't be read: {' '.join(str(error).split())}. Restore it.") from None
+    if missing := [name for name in SCHEMA.names if name not in table.column_names]:
+        raise InputError(f"{path} is not the record of a search: it lacks the column {missing[0]}.")
+    return table.select(SCHEMA.names).to_pylist()
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Write the rows in one step: the file is the older or the newer one, never half of it."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), buffer)
+    write_atomically(path, buffer.getvalue().to_pybytes())
+
+
+class Journal(Callback):
+    """Writes each result of a phase into the books as soon as Tune has it, and keeps what was there before."""
+
+    def __init__(self, path: Path, phase: str) -> None:
+        self.path, self.phase = path, phase
+        known = read(path) if path.exists() else []
+        self._rows = {(row["phase"], row["trial"], row["epoch"]): row for row in known}
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows so far, those of other phases too."""
+        return list(self._rows.values())
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        self._note(trial, result, result.get("status", "running"))
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        status = (trial.last_result or {}).get("status", "running")
+        self._note(trial, trial.last_result or {}, "stopped" if status == "running" else status)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        # Tune calls this after each failure: only the last one ends the trial.
+        if trial.status == Trial.ERROR:
+            self._note(trial, trial.last_result or {}, "failed")
+
+    def _note(self, trial: Trial, result: Mapping[str, Any], status: str) -> None:
+        mine = [row for (phase, name, _), row in self._rows.items() if (phase, name) == (self.phase, trial.trial_id)]
+        epoch = int(result.get("epoch", 0))
+        row = {name: result.get(name) for name in SCHEMA.names}
+        if status in ("diverged", "out of memory", "refused", "failed") and any(r["epoch"] == epoch for r in mine):
+            row = next(dict(r) for r in mine if r["epoch"] == epoch) | {"problem": result.get("problem")}
+        row |= {
+            "phase": self.phase,
+            "trial": trial.trial_id,
+            "number": mine[0]["number"] if mine else 1 + len({r["trial"] for r in self.rows if r["phase"] == self.phase}),
+            "epoch": epoch,
+            "time": datetime.now(UTC),
+            "settings": json.dumps(trial.config),
+        }
+        self._rows[self.phase, trial.trial_id, epoch] = row
+        if epoch:
+            self._rows.pop((self.phase, trial.trial_id, 0), None)
+        for other in [*mine, row]:
+            other["status"] = status
+        write(self.path, self.rows)

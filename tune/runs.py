@@ -1,0 +1,108 @@
+"""What runs in the ranks' processes: the training job itself, in a run folder of the rank's own that ends with it."""
+
+import gc
+import os
+import resource
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tune.group import Member
+
+if TYPE_CHECKING:
+    from horovod_keras import Collectives
+    from job.config import Config
+
+Files = dict[str, bytes]
+Options = Mapping[str, Any]
+
+# Of a measurement: enough steps that the first one of an epoch doesn't decide.
+_STEPS = 4
+
+
+def train(member: Member, options: Options, files: Files) -> None:
+    """Train to the last epoch, or until told to stop; rank 0 reports each epoch's (record, checkpoint files).
+
+    Args:
+        options: of the job; `run` is a folder that is made, and removed again.
+        files: the checkpoint to start from, by file name; empty for a fresh start. Its run may have had other options.
+    """
+    with _run(options, files) as (config, ranks):
+        _job()(
+            config,
+            ranks,
+            stop=member.stop,
+            on_epoch=lambda record: member.report((record, _checkpoint(config.folder()))),
+            test=False,
+        )
+
+
+def finish(member: Member, options: Options, files: Files) -> Files:
+    """Go on from a checkpoint to the run's end, and see the test set once.
+
+    Returns:
+        On rank 0 the run folder's files by relative path, without its checkpoints: model, result, report, metrics.
+    """
+    with _run(options, files) as (config, ranks):
+        _job()(config, ranks, stop=member.stop)
+        folder = config.folder()
+        left = [p for p in folder.rglob("*") if p.is_file() and not {"checkpoints", "tensorboard"} & {*p.parts}]
+        return {str(p.relative_to(folder)): p.read_bytes() for p in left if p.name != ".lock"}
+
+
+def measure(member: Member, options: Options) -> dict[str, float]:
+    """Train for a few steps, and then for as many again, which are not the first.
+
+    Returns:
+        On rank 0 `images_per_second`, of all ranks together, and `memory`, the most bytes that rank 0 has used.
+    """
+    records: list[dict[str, Any]] = []
+    few = {"limit_train": max(10, _STEPS * int(options["global_batch"])), "limit_eval": max(10, 2 * member.size)}
+    with _run({**options, **few, "epochs": 2}, {}) as (config, ranks):
+        _job()(config, ranks, stop=member.stop, on_epoch=records.append, test=False)
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"images_per_second": records[-1]["images_per_second"] if records else 0.0, "memory": float(used)}
+
+
+@contextmanager
+def _run(options: Options, files: Files) -> Iterator[tuple["Config", "Collectives"]]:
+    """A configuration and the ranks; rank 0's folder holds the checkpoint, and nothing of an earlier attempt."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import keras
+
+    from job.config import resolve
+    from job.run import start
+
+    config = resolve([options])
+    # A trial before this one in the same process may have had another.
+    keras.config.set_dtype_policy("float32")
+    ranks = start.join(config)
+    folder = config.folder()
+    if ranks.rank == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "checkpoints").mkdir(parents=True)
+        for name, data in files.items():
+            (folder / "checkpoints" / name).write_bytes(data)
+    try:
+        yield config, ranks
+        ranks.leave()
+    finally:
+        if ranks.rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+        keras.backend.clear_session()
+        gc.collect()
+
+
+def _checkpoint(folder: Path) -> Files:
+    """The newest position and the best weights of a run folder."""
+    kinds = (sorted((folder / "checkpoints").glob(f"{kind}-*.safetensors"))[-1:] for kind in ("step", "best"))
+    return {path.name: path.read_bytes() for found in kinds for path in found}
+
+
+def _job() -> Callable[..., dict[str, Any]]:
+    # TensorFlow comes with it, which the processes that only schedule must not import.
+    from job.train import train as train_job
+
+    return train_job

@@ -1,0 +1,153 @@
+"""One trial of the search: a group of ranks that call `job.train.train`, and what Ray Tune sees of them.
+
+Each epoch comes to Tune as a result with a checkpoint. The checkpoint is files of the run's own format, carried as
+bytes, so that no disk need be shared between the trial and its rank 0. The group stays for the next trial.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune import PlacementGroupFactory
+
+from job.config import resolve
+from tune import runs
+from tune.group import GroupError, ProcessGroup
+from tune.runs import Files
+
+GIB = 2**30
+# Of the trial's own process, which trains nothing.
+TRIAL_MEMORY = GIB // 4
+# In which ranks end a step, save, and are ready for the next trial.
+_STOP_SECONDS = 30.0
+# Failures that a restart would only repeat, by the exceptions' names, and how the trial is marked.
+LASTING = {
+    "diverged": ("DivergedError",),
+    "out of memory": ("OutOfMemoryError", "MemoryError", "ResourceExhaustedError"),
+    "refused": ("InputError",),
+}
+_NOTHING = {"epoch": 0, "score": 0.0, "cost": 0.0, "training_seconds": 0.0}
+MANIFEST = "trial.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What all trials of a search have in common."""
+
+    fixed: Mapping[str, Any]
+    """Options of the job beside the trial's own."""
+    ranks: int
+    cpus: int
+    """Cores of each rank."""
+    gpus: int
+    """GPUs of each rank."""
+    memory: int
+    """Bytes of each rank."""
+    placement: str
+    """pack or spread."""
+    folder: str
+    """Where ranks keep their run folders while they train; on the disk of rank 0's node."""
+    seconds: float | None
+    """Training time after which a trial ends; None: no limit."""
+
+    def resources(self) -> PlacementGroupFactory:
+        """A bundle for the trial and one for each rank."""
+        rank: dict[str, float] = {"CPU": self.cpus, "memory": self.memory}
+        if self.gpus:
+            rank["GPU"] = self.gpus
+        # The trial's own bundle asks for no core: on two cores two trials of one rank must fit.
+        return PlacementGroupFactory([{"memory": TRIAL_MEMORY}, *[rank] * self.ranks], strategy=self.placement.upper())
+
+
+class Trial(tune.Trainable):
+    """A trial as Tune runs it. An instance may serve several trials, one after another, with the same processes."""
+
+    def setup(self, config: dict[str, Any], task: Task | None = None) -> None:
+        assert task is not None
+        self.task = task
+        self._group: ProcessGroup | None = None
+        self._point, self._trains = config, False
+        self._files: Files = {}
+        self.last: dict[str, Any] = dict(_NOTHING)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        if self._group and not self._group.stop(_STOP_SECONDS):
+            self._group = None
+        self._point, self._trains, self._files, self.last = new_config, False, {}, dict(_NOTHING)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        try:
+            if self._group is None:
+                self._group = self._start()
+            if not self._trains:
+                self._group.run(runs.train, self._options(), self._files)
+                self._trains = True
+            reports: list[Any] = []
+            while not reports and not self._group.finished:
+                reports = self._group.poll(60.0)
+        except GroupError as error:
+            return self._failed(error)
+        if not reports:  # the run was complete when it was restored
+            return self.last | {"done": True, "status": "done"}
+        record, self._files = reports[0]
+        self.last = self._result(record)
+        return dict(self.last)
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        folder = Path(checkpoint_dir)
+        for name, data in self._files.items():
+            (folder / name).write_bytes(data)
+        (folder / MANIFEST).write_text(json.dumps({"files": list(self._files), "last": self.last}))
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        self.last, self._files = read_checkpoint(Path(checkpoint))
+
+    def cleanup(self) -> None:
+        if self._group:
+            self._group.shutdown()
+
+    def _start(self) -> ProcessGroup:
+        bundles = ray.util.get_current_placement_group()
+        assert bundles is not None
+        return ProcessGroup(bundles, ranks=self.task.ranks, first_bundle=1, cpus=self.task.cpus, gpus=self.task.gpus)
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            **self.task.fixed,
+            **self._point,
+            "threads": self.task.cpus,
+            "run": str(Path(self.task.folder) / self.trial_id),
+        }
+
+    def _result(self, record: dict[str, Any]) -> dict[str, Any]:
+        config = resolve([self._options()])
+        best = config.select == "best"
+        seconds = self.last["training_seconds"] + record["seconds"]
+        over = record["epoch"] >= config.epochs or (self.task.seconds is not None and seconds >= self.task.seconds)
+        return {
+            **record,
+            # As the run would choose its weights: those of its best epoch, or the last.
+            "score": max(self.last["score"], record["val_accuracy"]) if best else record["val_accuracy"],
+            "training_seconds": seconds,
+            "cost": self.last["cost"] + record["seconds"] * self.task.ranks,
+            "status": "done" if over else "running",
+            "done": over,
+        }
+
+    def _failed(self, error: GroupError) -> dict[str, Any]:
+        self._group, self._trains = None, False
+        for status, kinds in LASTING.items():
+            if failure := error.find(*kinds):
+                return self.last | {"done": True, "status": status, "score": 0.0, "problem": failure.message}
+        raise error
+
+
+def read_checkpoint(folder: Path) -> tuple[dict[str, Any], Files]:
+    """The last result before a checkpoint was made, and the run's own checkpoint files in it."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    return manifest["last"], {name: (folder / name).read_bytes() for name in manifest["files"]}
