@@ -7,7 +7,6 @@ import secrets
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 
-
 import ray
 
 from job.config import Config

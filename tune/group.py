@@ -156,8 +156,7 @@ class ProcessGroup:
         self._taking: ray.ObjectRef | None = None
         actor: Any = ray.remote(_Process)
         started = [
-            actor
-            .options(
+            actor.options(
                 num_cpus=cpus,
                 num_gpus=gpus,
                 max_restarts=0,
@@ -165,8 +164,7 @@ class ProcessGroup:
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
                     placement_group, placement_group_bundle_index=first_bundle + index
                 ),
-            )
-            .remote()
+            ).remote()
             for index in range(ranks)
         ]
         try:

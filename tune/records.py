@@ -1,7 +1,6 @@
 """The books of a search: one row for each epoch of each trial, in `trials.parquet`."""
 
 import json
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -35,7 +34,11 @@ _FIELDS = [
     ("number", pa.int32(), "of the trial in its phase, from 1 in the order of their starts"),
     ("epoch", pa.int32(), "from 1; 0 in the only row of a trial that finished none"),
     ("status", pa.string(), f"of the trial, the same in all its rows: {', '.join(STATUSES)}"),
-    ("score", pa.float64(), "validation accuracy that the trial is judged by: its best so far, or its last, as selected"),
+    (
+        "score",
+        pa.float64(),
+        "validation accuracy that the trial is judged by: its best so far, or its last, as selected",
+    ),
     ("val_accuracy", pa.float64(), "on the validation split after the epoch, 0 to 1"),
     ("val_loss", pa.float64(), "mean cross-entropy there, in nats"),
     ("accuracy", pa.float64(), "on the training split during the epoch, 0 to 1"),
@@ -157,7 +160,9 @@ class Journal(Callback):
         row |= {
             "phase": self.phase,
             "trial": trial.trial_id,
-            "number": mine[0]["number"] if mine else 1 + len({r["trial"] for r in self.rows if r["phase"] == self.phase}),
+            "number": mine[0]["number"]
+            if mine
+            else 1 + len({r["trial"] for r in self.rows if r["phase"] == self.phase}),
             "epoch": epoch,
             "time": datetime.now(UTC),
             "settings": json.dumps(trial.config),

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import resource
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ def train(member: Member, options: Options, files: Files) -> None:
 
     Args:
         options: of the job; `run` is a folder that is made, and removed again.
-        files: the checkpoint to start from, by file name; empty for a fresh start. Its run may have had other options.
+        files: the checkpoint to start from, by relative path, of a run that may have had other options; or nothing.
     """
     with _run(options, files) as (config, ranks):
         _job()(
@@ -52,18 +51,17 @@ def finish(member: Member, options: Options, files: Files) -> Files:
         return {str(p.relative_to(folder)): p.read_bytes() for p in left if p.name != ".lock"}
 
 
-def measure(member: Member, options: Options) -> dict[str, float]:
+def measure(member: Member, options: Options) -> float:
     """Train for a few steps, and then for as many again, which are not the first.
 
     Returns:
-        On rank 0 `images_per_second`, of all ranks together, and `memory`, the most bytes that rank 0 has used.
+        On rank 0 the images per second of all ranks together, at the resolution of the last epoch.
     """
     records: list[dict[str, Any]] = []
     few = {"limit_train": max(10, _STEPS * int(options["global_batch"])), "limit_eval": max(10, 2 * member.size)}
-    with _run({**options, **few, "epochs": 2}, {}) as (config, ranks):
+    with _run({**options, **few, "epochs": 2, "stages": ()}, {}) as (config, ranks):
         _job()(config, ranks, stop=member.stop, on_epoch=records.append, test=False)
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"images_per_second": records[-1]["images_per_second"] if records else 0.0, "memory": float(used)}
+    return records[-1]["images_per_second"] if records else 0.0
 
 
 @contextmanager
@@ -84,7 +82,7 @@ def _run(options: Options, files: Files) -> Iterator[tuple["Config", "Collective
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "checkpoints").mkdir(parents=True)
         for name, data in files.items():
-            (folder / "checkpoints" / name).write_bytes(data)
+            (folder / name).write_bytes(data)
     try:
         yield config, ranks
         ranks.leave()
@@ -96,9 +94,10 @@ def _run(options: Options, files: Files) -> Iterator[tuple["Config", "Collective
 
 
 def _checkpoint(folder: Path) -> Files:
-    """The newest position and the best weights of a run folder."""
-    kinds = (sorted((folder / "checkpoints").glob(f"{kind}-*.safetensors"))[-1:] for kind in ("step", "best"))
-    return {path.name: path.read_bytes() for found in kinds for path in found}
+    """The newest position, the best weights and the metrics so far of a run folder, by relative path."""
+    kinds = ("checkpoints/step-*.safetensors", "checkpoints/best-*.safetensors", "metrics.jsonl")
+    found = [path for kind in kinds for path in sorted(folder.glob(kind))[-1:]]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 def _job() -> Callable[..., dict[str, Any]]:

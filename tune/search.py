@@ -1,61 +1,184 @@
-"""The search in Ray Tune's terms: what is tried, who stops it, what is kept, and how it goes on after an interruption."""
+"""The search in Ray Tune's terms: what is tried, who stops it, what is kept, and how it goes on."""
 
-import contextlib
+import math
 import os
 import random
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
 from ray import tune
-from ray.tune import Callback, CheckpointConfig, FailureConfig, ResultGrid, RunConfig, TuneConfig, Tuner
+from ray.tune import Callback, CheckpointConfig, ExperimentAnalysis
+from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
-from ray.tune.search import BasicVariantGenerator, Searcher
+from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from job.errors import InputError
 from tune.prune import Prune
 from tune.settings import Search, Settings
-from tune.space import Point, Range, Space
+from tune.space import Choice, Point, Space
 from tune.trial import Task, Trial
 
 # Newest checkpoints of a trial; each holds its last position and its best weights.
 _KEPT = 2
-# Seconds between the search's own checkpoints: so much of the books may be lost when its process is killed.
-_PERIOD = "1"
+_PERTURBATIONS = 5
 
 
 def set_defaults() -> None:
-    """What Tune reads from the environment; before it starts."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", _PERIOD)
-    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    """What Ray and Tune read from the environment; before either starts. A value that the user has set wins."""
+    defaults = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Seconds between Tune's checkpoints of the whole search: what may be lost when its process is killed.
+        "TUNE_GLOBAL_CHECKPOINT_S": "1",
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+        "TUNE_WARN_THRESHOLD_S": "30",
+        "RAY_AIR_NEW_OUTPUT": "0",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
 
 
-def run(search: Search, work: Task, slots: int, callbacks: Sequence[Callback]) -> ResultGrid:
-    """Make all trials of the search, or go on with those that are unfinished. Raises InputError: unusable storage."""
+def run(search: Search, work: Task, slots: int, callbacks: Sequence[Callback]) -> list[TuneTrial]:
+    """Make all trials of the search, or go on with those that are unfinished.
+
+    Ctrl-C ends it early, with everything kept. Raises InputError: the storage can't be used.
+    """
     settings, space = search.settings, search.space
     scheduler = _scheduler(settings, space)
-    points, searcher = _points(settings, space), None
-    if points is None:
-        searcher = _tpe(settings, space)
-    tuner = _restored(search, work, "search") or Tuner(
-        tune.with_parameters(Trial, task=work),
-        tune_config=TuneConfig(
+    points = first_points(settings, space)
+    searcher: Any = BasicVariantGenerator(points_to_evaluate=points)
+    if settings.search == "tpe" and not isinstance(scheduler, PopulationBasedTraining):
+        searcher = _tpe(settings, space, points)
+    if isinstance(scheduler, PopulationBasedTraining):
+        callbacks = [*callbacks, Prune(scheduler, _KEPT)]
+    analysis = _run(
+        search,
+        work,
+        "search",
+        callbacks,
+        scheduler=scheduler,
+        search_alg=searcher,
+        num_samples=count(settings, space),
+        # Optuna is to learn from trials before it proposes more.
+        max_concurrent_trials=slots if isinstance(searcher, OptunaSearch) else None,
+        # A population's checkpoints are someone else's start: `Prune` bounds them.
+        checkpoint_config=_checkpoints(None if isinstance(scheduler, PopulationBasedTraining) else _KEPT),
+    )
+    return analysis.trials
+
+
+def confirm(search: Search, work: Task, points: Sequence[Point], callbacks: Sequence[Callback]) -> list[TuneTrial]:
+    """Train each point with each of the seeds, to the end. Raises as :func:`run` does."""
+    seeds = [search.settings.seed + 1 + index for index in range(search.settings.seeds)]
+    wanted = [{**point, "seed": seed} for point in points for seed in seeds]
+    analysis = _run(
+        search,
+        work,
+        "confirm",
+        callbacks,
+        scheduler=FIFOScheduler(),
+        search_alg=BasicVariantGenerator(points_to_evaluate=wanted),
+        num_samples=len(wanted),
+        checkpoint_config=_checkpoints(_KEPT),
+    )
+    return analysis.trials
+
+
+def count(settings: Settings, space: Space) -> int:
+    """How many trials the search has."""
+    return len(space.grid_points(settings.grid_points)) if settings.search == "grid" else settings.trials
+
+
+def first_points(settings: Settings, space: Space) -> list[Point]:
+    """What is tried in any case: all points of a grid or of a random search, and those known to work for Optuna."""
+    if settings.search == "grid":
+        return space.grid_points(settings.grid_points)
+    if settings.search == "tpe" and settings.scheduler != "pbt":
+        return space.known()[: settings.trials]
+    return space.random_points(settings.trials, settings.seed)
+
+
+def _run(search: Search, work: Task, name: str, callbacks: Sequence[Callback], **options: Any) -> ExperimentAnalysis:
+    settings = search.settings
+    storage = settings.storage or str(settings.out)
+    storage = storage if "://" in storage else str(Path(storage).absolute())
+    try:
+        return tune.run(
+            tune.with_parameters(Trial, task=work),
+            name=name,
             metric="score",
             mode="max",
-            scheduler=scheduler,
-            search_alg=searcher or BasicVariantGenerator(points_to_evaluate=points),
-            num_samples=settings.trials if points is None else len(points),
-            # Optuna is to learn from trials before it proposes more; a population lives all at once.
-            max_concurrent_trials=slots if searcher else None,
+            resources_per_trial=work.resources(),
+            storage_path=storage,
+            resume=_begun(storage, name),
+            max_failures=settings.max_failures,
             reuse_actors=True,
+            raise_on_failed_trial=False,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
-        ),
-        run_config=_run_config(search, "search", [*callbacks, *([Prune(scheduler, _KEPT)] if _is_pbt(scheduler) else [])]),
+            callbacks=list(callbacks),
+            verbose=0,
+            **options,
+        )
+    except (OSError, ValueError) as error:
+        if settings.storage is None:
+            raise
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"the storage can't be used: received --storage {settings.storage} ({reason:.300})."
+        ) from error
+
+
+def _begun(storage: str, name: str) -> bool:
+    """Whether Tune has noted the state of an experiment there."""
+    files, path = FileSystem.from_uri(storage) if "://" in storage else (LocalFileSystem(), storage)
+    found = files.get_file_info(FileSelector(f"{path}/{name}", allow_not_found=True))
+    return any(entry.base_name.startswith("experiment_state") for entry in found)
+
+
+def _tpe(settings: Settings, space: Space, points: Sequence[Point]) -> OptunaSearch:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Optuna's default of ten random trials first is half of a small search.
+    sampler = optuna.samplers.TPESampler(seed=settings.seed, n_startup_trials=max(4, min(10, settings.trials // 3)))
+    distributions = {name: parameter.distribution() for name, parameter in space.parameters.items()}
+    return OptunaSearch(distributions, metric="score", mode="max", points_to_evaluate=list(points), sampler=sampler)
+
+
+def _scheduler(settings: Settings, space: Space) -> TrialScheduler:
+    if settings.scheduler == "none":
+        return FIFOScheduler()
+    if settings.scheduler == "pbt":
+        random.seed(settings.seed)  # Tune's own draws come from there
+        return PopulationBasedTraining(
+            time_attr="epoch",
+            perturbation_interval=settings.perturb_every or max(1, settings.epochs // _PERTURBATIONS),
+            hyperparam_mutations={
+                name: list(p.values) if isinstance(p, Choice) else _draw(p) for name, p in space.parameters.items()
+            },
+            custom_explore_fn=space.nearest,
+        )
+    by_epochs = settings.budget == "epochs"
+    most = settings.epochs if by_epochs else math.ceil(settings.seconds)
+    return ASHAScheduler(
+        time_attr="epoch" if by_epochs else "training_seconds",
+        max_t=most,
+        # The first rung after about a ninth of the budget, the second after a third.
+        grace_period=max(1, most // settings.reduction**2),
+        reduction_factor=settings.reduction,
     )
-    return tuner.fit()
+
+
+def _draw(parameter: Any) -> Any:
+    return lambda: parameter.sample(random)
+
+
+def _checkpoints(kept: int | None) -> CheckpointConfig:
+    return CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True, num_to_keep=kept)
+
+
+def _name(trial: TuneTrial) -> str:
+    return str(trial.trial_id)

@@ -176,6 +176,10 @@ class Space:
                 points.append(point)
         return [point for index, point in enumerate(points) if point not in points[:index]]
 
+    def nearest(self, point: Mapping[str, Any]) -> Point:
+        """The point of the space that is nearest to one that may lie outside."""
+        return {name: p.nearest(point[name]) for name, p in self.parameters.items()}
+
     def pixels(self, point: Mapping[str, Any] | None = None) -> float:
         """Mean number of input pixels of an epoch's images, to which its cost is nearly proportional.
 

@@ -101,7 +101,9 @@ class Trial(tune.Trainable):
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         folder = Path(checkpoint_dir)
         for name, data in self._files.items():
-            (folder / name).write_bytes(data)
+            path = folder / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(data)
         (folder / MANIFEST).write_text(json.dumps({"files": list(self._files), "last": self.last}))
 
     def load_checkpoint(self, checkpoint: Any) -> None:

@@ -1,8 +1,6 @@
-"""Curves over epochs as SVG that takes its colours from the page, light or dark."""
+"""Curves over epochs."""
 
-import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,29 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-# Matplotlib writes only fixed colours: these stand for CSS variables, and are replaced by them in the finished SVG.
-_COLOURS = {"#0a0b01": "var(--muted)", "#0a0b02": "var(--rule)", "#0a0b03": "var(--first)", "#0a0b04": "var(--second)"}
-_MUTED, _RULE, _FIRST, _SECOND = _COLOURS
-_STYLE: dict[Any, Any] = {
-    # Text stays text: smaller, and in the page's own font.
-    "svg.fonttype": "none",
-    # Without a salt of our own, ids would differ from call to call.
-    "svg.hashsalt": "report",
-    "font.family": ["DejaVu Sans"],
-    "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.edgecolor": _RULE,
-    "axes.labelcolor": _MUTED,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "ytick.left": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": _RULE,
-    "axes.axisbelow": True,
-}
+from job.run.svg import FIRST, SECOND, STYLE, inline_svg
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +52,10 @@ def learning_charts(epochs: Sequence[Mapping[str, Any]]) -> list[Chart]:
 
 
 def _chart(title: str, places: list[int], lines: dict[str, list[float]], form: str, from_zero: bool) -> Chart:
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 2.7), layout="constrained")
         axes = figure.add_subplot()
-        for (name, values), colour in zip(lines.items(), (_FIRST, _SECOND), strict=False):
+        for (name, values), colour in zip(lines.items(), (FIRST, SECOND), strict=False):
             _line(axes, places, values, colour, dashed=name == "training" and len(lines) > 1)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
@@ -88,15 +64,8 @@ def _chart(title: str, places: list[int], lines: dict[str, list[float]], form: s
         if from_zero:
             axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(FuncFormatter(_tick(title)))
-        text = io.StringIO()
-        figure.savefig(
-            text,
-            format="svg",
-            transparent=True,
-            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
-        )
+        svg = inline_svg(figure, title)
     described = "; ".join(_describe(name, places, values, form) for name, values in lines.items())
-    svg = _inline(text.getvalue(), prefix=re.sub(r"\W+", "-", title.lower()))
     return Chart(title, f"{title} by epoch: {described}.", svg, tuple(lines))
 
 
@@ -131,14 +100,3 @@ def _describe(name: str, places: list[int], values: list[float], form: str) -> s
 
 def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
-
-
-def _inline(document: str, prefix: str) -> Markup:
-    svg = document[document.index("<svg") :]
-    for fixed, variable in _COLOURS.items():
-        svg = svg.replace(fixed, variable)
-    # Several pictures share the page, and ids must be unique in it.
-    svg = re.sub(r'( id="|href="#|url\(#)', rf"\1{prefix}-", svg)
-    # The parser of HTML knows the namespaces, and a page without addresses is seen to ask for nothing.
-    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)
-    return Markup(svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1))

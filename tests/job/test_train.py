@@ -165,7 +165,8 @@ def test_nan_loss_ends_all_ranks_with_one_line(launch, tmp_path) -> None:
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if "error: the loss became" in line]
     assert len(lines) == 1 and "between steps" in lines[0]
-    assert "Traceback" not in done.stderr.split("Terminating remaining workers")[0]
+    # What horovodrun itself prints, without a rank's number before it, is not ours to change.
+    assert not [line for line in done.stderr.splitlines() if line.startswith("[") and "Traceback" in line]
 
 
 BAD = {

@@ -73,7 +73,7 @@ def test_each_overlay_keeps_our_rules(overlay: str) -> None:
     assert complaints(render(overlay)) == []
 
 
-@pytest.mark.parametrize("component", ["gpu", "kueue", "data-download", "tensorboard"])
+@pytest.mark.parametrize("component", ["gpu", "kueue", "data-download", "prometheus", "tensorboard"])
 def test_each_component_can_be_added(component: str, tmp_path: Path) -> None:
     documents = with_component(tmp_path, "cpu-local", component)
     check_schemas(documents, VERSIONS[0])

@@ -1,0 +1,159 @@
+"""Write a search's report.html again, from its trials.parquet, sweep.yaml and the winner's result.
+
+python -m tune.report runs/search
+"""
+
+import argparse
+import importlib.resources
+import json
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import jinja2
+
+from job.config import read_yaml
+from job.errors import InputError, run_main
+from job.run.charts import Chart
+from job.run.checkpoints import write_atomically
+from job.run.report import Figure, duration, percent
+from tune import charts, records
+from tune.records import Summary, ranked, summaries
+from tune.space import Range, Space
+from tune.winner import groups_of_seeds
+
+# Below this many trials any statement about importance would be noise.
+_FEWEST = 8
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the report of the folder that the command line names, and return the exit code."""
+    parser = argparse.ArgumentParser("python -m tune.report", description="Write a search's report.html again.")
+    parser.add_argument("folder", metavar="DIR", type=Path, help="folder of a search")
+    print(f"report: {write_report(parser.parse_args(argv).folder)}")
+    return 0
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` into a search's folder, in one step.
+
+    Raises:
+        InputError: there is no search in the folder, one of its files is damaged, or no trial has finished an epoch.
+    """
+    rows = records.read(folder / "trials.parquet")
+    settings = read_yaml(folder / "sweep.yaml")
+    result_path, best_path = folder / "best" / "result.json", folder / "best.yaml"
+    result: Mapping[str, Any] = json.loads(result_path.read_text()) if result_path.exists() else {}
+    trials, groups = summaries(rows, "search"), groups_of_seeds(summaries(rows, "confirm"))
+    tried = [t for t in trials if t.epochs]
+    if not tried:
+        raise InputError(f"no trial in {folder} has finished an epoch: there is nothing to report yet.")
+    space = Space(settings["space"], settings["job"])
+    names = list(space.parameters)
+    log = frozenset(n for n, p in space.parameters.items() if isinstance(p, Range) and p.log)
+    judged = [t for t in tried if t.status in ("done", "stopped", "running")] or tried
+    best = ranked(groups[0])[0] if groups else ranked(judged)[0] if ranked(judged) else judged[0]
+    curve = next((t for t in tried if t.trial == best.trial), ranked(judged)[0] if ranked(judged) else judged[0])
+    page = _template().render(
+        name=folder.resolve().name,
+        headline=_headline(trials, best, result, settings, groups),
+        best=best,
+        command=f"python -m job.train --config {best_path}" if best_path.exists() else None,
+        parameters=charts.parameter_charts(judged, names, log),
+        parallel=charts.parallel_chart(judged, names, log) if len(judged) > 1 else None,
+        charts=_charts(judged, curve, groups, names, space),
+        front={t.trial for t in charts.pareto(judged)},
+        trials=sorted(trials, key=lambda t: -t.score),
+        groups=[(g[0].settings, mean(t.score for t in g), _spread(g), len(g)) for g in groups],
+        names=names,
+        space=space.texts(),
+        settings={n: v for n, v in settings.items() if n not in ("space", "job") and v is not None} | settings["job"],
+    )
+    path = folder / "report.html"
+    write_atomically(path, page.encode())
+    return path
+
+
+def _headline(
+    trials: Sequence[Summary],
+    best: Summary,
+    result: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    groups: Sequence[Sequence[Summary]],
+) -> list[Figure]:
+    if groups:
+        group = groups[0]
+        note = f"± {100 * _spread(group):.2f} over {len(group)} seeds"
+        figures = [Figure("Best validation accuracy", percent(mean(t.score for t in group)), note)]
+    else:
+        figures = [Figure("Best validation accuracy", percent(best.score), f"trial {best.number}, one seed")]
+    if "test_accuracy" in result:
+        figures.append(Figure("Test accuracy", percent(result["test_accuracy"]), "the winner's, seen once"))
+    stopped = sum(t.status == "stopped" for t in trials)
+    failed = [t for t in trials if t.status not in ("done", "stopped", "running")]
+    note = f"{stopped} stopped early" + (f", {len(failed)} failed or refused" if failed else "")
+    figures.append(Figure("Trials", str(len(trials)), note))
+    figures.append(
+        Figure("Cost", duration(sum(t.cost for t in trials)), f"of ranks, {settings['ranks_per_trial']} each")
+    )
+    return figures
+
+
+def _charts(
+    trials: Sequence[Summary],
+    best: Summary,
+    groups: Sequence[Sequence[Summary]],
+    names: Sequence[str],
+    space: Space,
+) -> list[Chart]:
+    found = [charts.cost_chart(trials), charts.curves_chart(trials, best)]
+    if importances := importance(trials, names, space):
+        found.append(charts.importance_chart(importances))
+    if groups:
+        found.append(charts.confirmed_chart(groups))
+    return found
+
+
+def importance(trials: Sequence[Summary], names: Sequence[str], space: Space) -> dict[str, float]:
+    """Share of each parameter in what sets the better trials apart, summing to 1; empty for too few trials.
+
+    PED-ANOVA (Watanabe et al., 2023) compares the upper tenth with all: https://arxiv.org/abs/2304.10255.
+    """
+    if len(names) < 2 or len(trials) < _FEWEST:
+        return {}
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    distributions = {name: space.parameters[name].distribution() for name in names}
+    study = optuna.create_study(direction="maximize")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        for trial in trials:
+            point = {name: trial.settings[name] for name in names}
+            study.add_trial(optuna.trial.create_trial(params=point, distributions=distributions, value=trial.score))
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.25)
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return found if any(found.values()) else {}
+
+
+def _spread(group: Sequence[Summary]) -> float:
+    return stdev(t.score for t in group) if len(group) > 1 else 0.0
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(percent=percent, duration=duration, short=_short)
+    return environment.from_string(importlib.resources.files("tune").joinpath("report.html.j2").read_text("utf-8"))
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    run_main(lambda: main(sys.argv[1:]))

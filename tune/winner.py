@@ -1,0 +1,120 @@
+"""What is done outside of trials: the measurement before them, and the winner's end after them."""
+
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import ray
+import yaml
+from ray.tune.experiment import Trial
+from ray.util.placement_group import placement_group, remove_placement_group
+
+from job.config import Config, Recipe, plain
+from job.errors import InputError, RunError
+from job.run.checkpoints import write_atomically
+from tune import runs
+from tune.group import GroupError, ProcessGroup
+from tune.records import Summary
+from tune.settings import Search
+from tune.trial import Task, read_checkpoint
+
+
+def measure(search: Search, work: Task) -> tuple[float, Config]:
+    """Train some steps of the first trial's settings, so that wrong options and missing data show before the search.
+
+    Returns:
+        Images per second of a trial's ranks together, and with which configuration.
+
+    Raises:
+        InputError: the job refused the options.
+        RunError: it failed in another way.
+    """
+    config = search.space.config(search.space.random_points(1, search.settings.seed)[0])
+    options = plain(config) | {"threads": work.cpus, "run": str(Path(work.folder) / "measurement")}
+    return in_group(work, runs.measure, options), config
+
+
+def finish(search: Search, work: Task, best: Summary, trial: Trial) -> dict[str, Any]:
+    """Take the winner to its end: the test set is seen now, and only now. Its run's files go to `DIR/best`.
+
+    Returns:
+        The content of its `result.json`.
+
+    Raises:
+        RunError: the run failed; the search's other results are kept.
+    """
+    assert trial.checkpoint is not None
+    with trial.checkpoint.as_directory() as folder:
+        _, files = read_checkpoint(Path(folder))
+    # By seconds, a trial's last epoch is where its time ran out.
+    options = {**work.fixed, **best.settings, "threads": work.cpus, "run": str(Path(work.folder) / "best")}
+    if best.whole:
+        options["epochs"] = best.epochs
+    left = in_group(work, runs.finish, options, files)
+    target = search.settings.out / "best"
+    for name, data in left.items():
+        path = target / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data)
+    return yaml.safe_load(left["result.json"])
+
+
+def in_group(work: Task, function: Callable[..., Any], *args: Any) -> Any:
+    """Run a function on the ranks of a group of its own; what rank 0 returned. Raises InputError, RunError."""
+    request = work.resources()
+    bundles = placement_group(request.bundles, strategy=request.strategy)
+    try:
+        ray.get(bundles.ready())
+        group = ProcessGroup(bundles, ranks=work.ranks, first_bundle=1, cpus=work.cpus, gpus=work.gpus)
+        try:
+            group.run(function, *args)
+            while not group.finished:
+                group.poll(60.0)
+            return group.results[0]
+        finally:
+            group.shutdown()
+    except GroupError as error:
+        if refusal := error.find("InputError"):
+            raise InputError(refusal.message) from None
+        raise RunError(f"the ranks failed: {error}") from error
+    finally:
+        remove_placement_group(bundles)
+
+
+def groups_of_seeds(trials: Sequence[Summary]) -> list[list[Summary]]:
+    """Confirmed trials of the same settings together, those with the best mean score first."""
+    groups: dict[str, list[Summary]] = {}
+    for trial in trials:
+        if trial.whole:
+            point = {name: value for name, value in trial.settings.items() if name != "seed"}
+            groups.setdefault(str(sorted(point.items())), []).append(trial)
+    return sorted(groups.values(), key=lambda group: -mean(t.score for t in group))
+
+
+def write_best(search: Search, best: Summary) -> Path:
+    """Write `best.yaml`, which `python -m job.train --config` takes: the recipe, without limits for tries."""
+    config = search.space.config(best.settings)
+    recipe = set(Recipe.__pydantic_fields__)  # type: ignore[attr-defined]
+    kept = recipe | {"recipe", "dataset", "seed", "compression", "sync_batch_norm", "accumulate", "precision"}
+    values: Mapping[str, Any] = {name: value for name, value in plain(config).items() if name in kept}
+    if search.settings.budget == "seconds":
+        values = {**values, "epochs": best.epochs}
+    ranks = search.settings.ranks_per_trial
+    path = search.settings.out / "best.yaml"
+    notes = (
+        f"# Found by: {shlex.join(sys.orig_argv)}\n"
+        f"# Trial {best.number}: {best.score:.4f} on the validation split after {best.epochs} epoch(s), "
+        f"{ranks} rank(s), limit_train {config.limit_train or 'none'}.\n"
+        f"# Train it: {train_command(path, ranks)}\n"
+    )
+    write_atomically(path, (notes + yaml.safe_dump(dict(values), sort_keys=False)).encode())
+    return path
+
+
+def train_command(path: Path, ranks: int) -> str:
+    """The command that trains what `best.yaml` says."""
+    start = f"horovodrun -np {ranks} " if ranks > 1 else ""
+    return f"{start}python -m job.train --config {path}"
