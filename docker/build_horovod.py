@@ -2,16 +2,17 @@
 
     python docker/build_horovod.py                  # build (or take from the cache), install, verify
     python docker/build_horovod.py --mpi            # with MPI beside Gloo (needs Open MPI's headers)
+    python docker/build_horovod.py --cuda HOME      # with NCCL, for NVIDIA GPUs (needs a CUDA 12 toolkit)
     python docker/build_horovod.py --wheel-dir DIR  # only put the wheel there: no installation, no verification
 
-PyPI has Horovod's source alone, and that source no longer compiles as it is: its XLA operations include headers that
-TensorFlow 2.21 has moved, so they are left out. The wheel is cached under a name made from everything it depends on
-(Python, TensorFlow, Horovod, compiler, this script, options), so a second call takes a second. Standard library only:
-the Makefile and the images run it before anything else is there.
+PyPI has Horovod's source alone, and that source no longer compiles as it is: it is mended first. The wheel is cached
+under a name made from everything it depends on (Python, TensorFlow, Horovod, compiler, this script, options), so a
+second call takes a second. Standard library only: the Makefile and the images run it before anything else is there.
 """
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -26,6 +27,27 @@ from pathlib import Path
 
 VERSION = "0.28.1"
 SOURCE_SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
+
+CUDA_ARCHITECTURES = "60,70,75,80,86,89,90"
+"""Compute capabilities that GPU code is made for; the last one as PTX too, which newer GPUs compile themselves."""
+
+# TensorFlow 2.21 no longer exports the function that Horovod declares here; a stream tells its handle itself.
+STREAM_DECLARED = """// Forward declaration of AsGpuStreamValue
+namespace stream_executor {
+namespace gpu {
+GpuStreamHandle AsGpuStreamValue(Stream* stream);
+} // namespace stream_executor
+} // namespace gpu
+"""
+STREAM_INCLUDED = "#endif // TENSORFLOW_VERSION >= 2011000000\n#endif // HAVE_GPU\n"
+STREAM_DEFINED = """#endif // TENSORFLOW_VERSION >= 2011000000
+namespace stream_executor::gpu {
+static GpuStreamHandle AsGpuStreamValue(Stream* stream) {
+  return static_cast<GpuStreamHandle>(stream->platform_specific_handle().stream);
+}
+} // namespace stream_executor::gpu
+#endif // HAVE_GPU
+"""
 
 # Two processes, one number each: the sum proves compiler, loader, launcher and network at once.
 ALL_REDUCE = """
@@ -59,6 +81,7 @@ def cache_key(options: dict[str, str]) -> str:
         "machine": platform.machine(),
         "tensorflow": tensorflow,
         "horovod": VERSION,
+        "nccl": metadata.version("nvidia-nccl-cu12") if _installed("nvidia-nccl-cu12") else None,
         "compiler": compiler(),
         "options": options,
         "script": hashlib.sha256(Path(__file__).read_bytes()).hexdigest(),
@@ -78,24 +101,67 @@ def _installed(distribution: str) -> bool:
 def fetch_source(folder: Path) -> Path:
     """Download the source archive with pip, check its SHA-256 and unpack it; return the source tree's folder."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-    run([*command, "--no-build-isolation", "--dest", str(folder), f"horovod=={VERSION}"], "download of Horovod's source")
+    run(
+        [*command, "--no-build-isolation", "--dest", str(folder), f"horovod=={VERSION}"], "download of Horovod's source"
+    )
     archive = folder / f"horovod-{VERSION}.tar.gz"
     received = hashlib.sha256(archive.read_bytes()).hexdigest()
     if received != SOURCE_SHA256:
         raise BuildError(f"{archive.name} is not the known archive: SHA-256 {received}, expected {SOURCE_SHA256}.")
+    # Without a filter, which Python 3.11.2 lacks: these are the known archive's bytes.
     with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+        tar.extractall(folder)
     return folder / f"horovod-{VERSION}"
 
 
-def leave_out_xla(source: Path) -> None:
-    """Drop the XLA operations from the TensorFlow library: they don't compile against TensorFlow 2.21."""
-    path = source / "horovod/tensorflow/CMakeLists.txt"
-    lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if "xla_mpi_ops.cc" not in line]
-    if len(kept) != len(lines) - 1:
-        raise BuildError(f"{path} is not as expected: xla_mpi_ops.cc is named {len(lines) - len(kept)} times, not once.")
-    path.write_text("".join(kept))
+def change(path: Path, old: str, new: str) -> None:
+    """Replace a text that a source file must have exactly once. Raises BuildError where it hasn't."""
+    text = path.read_text()
+    if text.count(old) != 1:
+        raise BuildError(f"{path} is not as expected: {old!r} is there {text.count(old)} times, not once.")
+    path.write_text(text.replace(old, new))
+
+
+def mend(source: Path) -> None:
+    """Make the source fit TensorFlow 2.21 and a CUDA runtime that is shared with TensorFlow.
+
+    The XLA operations are left out: they include headers that have moved, and serve GPUs only, under a switch.
+    """
+    tensorflow = source / "horovod/tensorflow"
+    xla = 'list(APPEND TF_SOURCES "${PROJECT_SOURCE_DIR}/horovod/tensorflow/xla_mpi_ops.cc")\n'
+    change(tensorflow / "CMakeLists.txt", xla, "")
+    change(tensorflow / "mpi_ops.cc", STREAM_DECLARED, "")
+    change(tensorflow / "mpi_ops.cc", STREAM_INCLUDED, STREAM_DEFINED)
+    runtime = 'set(CMAKE_CUDA_RUNTIME_LIBRARY "{}")'
+    change(source / "CMakeLists.txt", runtime.format("Static"), runtime.format("Shared"))
+
+
+def gpu_options(cuda: Path, architectures: str) -> dict[str, str]:
+    """Horovod's options for NCCL, which comes from its pip package. Raises BuildError when something is missing."""
+    if not (cuda / "bin/nvcc").is_file():
+        raise BuildError(f"no CUDA toolkit in {cuda}: bin/nvcc was not found. Name the toolkit's folder with --cuda.")
+    if not _installed("nvidia-nccl-cu12"):
+        raise BuildError("NCCL is not installed in this Python. Install requirements/gpu.txt first.")
+    found = importlib.util.find_spec("nvidia.nccl")
+    assert found is not None and found.submodule_search_locations
+    return {
+        "HOROVOD_GPU": "CUDA",
+        "HOROVOD_GPU_OPERATIONS": "NCCL",
+        "HOROVOD_CUDA_HOME": str(cuda),
+        "HOROVOD_NCCL_HOME": next(iter(found.submodule_search_locations)),
+        "HOROVOD_NCCL_LINK": "SHARED",
+        "HOROVOD_BUILD_CUDA_CC_LIST": architectures,
+        # The pip packages have the shared runtime alone, and no library for kernels that start kernels.
+        "CUDAFLAGS": "-cudart shared -cudadevrt none",
+    }
+
+
+def nccl_library(options: dict[str, str], folder: Path) -> dict[str, str]:
+    """Put the link that linkers look for, and NCCL's pip package lacks, into a folder; the options that name it."""
+    if "HOROVOD_NCCL_HOME" not in options:
+        return {}
+    (folder / "libnccl.so").symlink_to(Path(options["HOROVOD_NCCL_HOME"]) / "lib/libnccl.so.2")
+    return {"HOROVOD_NCCL_INCLUDE": f"{options['HOROVOD_NCCL_HOME']}/include", "HOROVOD_NCCL_LIB": str(folder)}
 
 
 def run(command: list[str], what: str, env: dict[str, str] | None = None, timeout: float = 3600) -> str:
@@ -113,10 +179,13 @@ def build(wheel_dir: Path, options: dict[str, str], jobs: int) -> Path:
     """Compile the wheel into ``wheel_dir`` and return its path."""
     with tempfile.TemporaryDirectory(prefix="horovod-build-") as temporary:
         source = fetch_source(Path(temporary))
-        leave_out_xla(source)
+        mend(source)
         # CMake and its friends come from this Python's own environment, whether or not that is activated.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        env = os.environ | options | {"PATH": path, "MAKEFLAGS": f"-j{jobs}"}
+        if "HOROVOD_CUDA_HOME" in options:
+            path = f"{options['HOROVOD_CUDA_HOME']}/bin{os.pathsep}{path}"
+        env = os.environ | options | nccl_library(options, Path(temporary))
+        env |= {"PATH": path, "MAKEFLAGS": f"-j{jobs}"}
         command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
         run([*command, "--wheel-dir", temporary, str(source)], "compilation of Horovod", env=env)
         built = next(Path(temporary).glob(f"horovod-{VERSION}-*.whl"))
@@ -142,6 +211,8 @@ def verify() -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mpi", action="store_true", help="build with MPI beside Gloo")
+    parser.add_argument("--cuda", type=Path, metavar="HOME", help="build with NCCL, by the CUDA toolkit in this folder")
+    parser.add_argument("--cuda-architectures", default=CUDA_ARCHITECTURES, help="default: %(default)s")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="parallel compilations (default: all cores)")
     parser.add_argument("--wheel-dir", type=Path, help="put the wheel here and stop: no installation, no check")
     args = parser.parse_args(argv)
@@ -153,10 +224,15 @@ def main(argv: list[str] | None = None) -> int:
         "HOROVOD_WITH_MPI" if args.mpi else "HOROVOD_WITHOUT_MPI": "1",
     }
     try:
+        if args.cuda:
+            options |= gpu_options(args.cuda, args.cuda_architectures)
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fashion-job" / cache_key(options)
         wheel = next(cache.glob("*.whl"), None)
         if wheel is None:
-            print(f"building Horovod {VERSION} for TensorFlow ({args.jobs} jobs; about 5 minutes on two cores) …", flush=True)
+            print(
+                f"building Horovod {VERSION} for TensorFlow ({args.jobs} jobs; about 5 minutes on two cores) …",
+                flush=True,
+            )
             start = time.monotonic()
             wheel = build(cache, options, args.jobs)
             print(f"built {wheel.name} in {time.monotonic() - start:.0f} s; kept in {cache}", flush=True)

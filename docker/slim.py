@@ -33,8 +33,8 @@ SYMBOLS_FROM = 1_000_000
 """Bytes from which on a library is worth stripping."""
 
 IMPORTED = """
-import horovod.tensorflow, jinja2, keras, matplotlib.pyplot, optuna, pandas, pooch, psutil, pyarrow.parquet, pydantic_settings
-import ray, ray.tune, ray.tune.search.optuna, rich.table, safetensors.numpy, tensorboardX, tensorflow, yaml
+import horovod.tensorflow, jinja2, keras, matplotlib.pyplot, optuna, pandas, pooch, psutil, pyarrow.parquet
+import pydantic_settings, ray, ray.tune, ray.tune.search.optuna, rich.table, safetensors.numpy, tensorboardX, yaml
 """
 """What jobs import. Its bytecode goes along, because on a read-only root file system Python can't keep any."""
 

@@ -8,12 +8,12 @@ The data set, the splits and their limits are those of the run's `config.yaml`.
 
 import argparse
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from job import quiet
 from job.errors import InputError, run_main
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     """Evaluate what the command line names (`sys.argv` by default) and return the exit code."""
     options = _parser().parse_args(argv)
     split = _load(options.run, options.data_dir, options.split)
+    quiet.import_tensorflow()
     from job.run.saved import load_model, probabilities
     from job.run.scores import score
 
@@ -109,5 +110,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     run_main(main)

@@ -8,7 +8,6 @@ beside the model on drawn garments before it gets its name: where they differ by
 
 import argparse
 import importlib.util
-import os
 import sys
 import tempfile
 import warnings
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from job import quiet
 from job.errors import InputError, run_main
 
 TOLERANCE = 1e-4
@@ -74,6 +74,8 @@ def export(run: Path, wanted: Format, out: Path) -> float:
         InputError: there is no model, or it is damaged.
     """
     from job.data import garments
+
+    quiet.import_tensorflow()
     from job.run.saved import load_model, probabilities
 
     model = load_model(run)
@@ -134,5 +136,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     run_main(main)

@@ -9,11 +9,11 @@ border is inverted first, and the output says so.
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 
+from job import quiet
 from job.data.arrays import CLASS_NAMES
 from job.errors import run_main
 from job.images import GreyImage, read_image
@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     # Before TensorFlow is imported: a wrong file is told at once.
     images = [read_image(path, invert=options.invert) for path in options.images]
+    quiet.import_tensorflow()
     from job.run.saved import load_model, probabilities
 
     found = probabilities(load_model(options.run), np.stack([image.pixels for image in images]))
@@ -62,5 +63,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     run_main(main)

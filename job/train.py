@@ -8,7 +8,6 @@ Repeat a command after an interruption and the run goes on. It leaves one folder
 metrics, checkpoints, `model.keras`, `result.json` and `report.html`.
 """
 
-import os
 import signal
 import sys
 import threading
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from horovod_keras.environment import launched_rank
+from job import quiet
 from job.config import Config, parse, plain
 from job.errors import run_main
 
@@ -32,6 +32,7 @@ def main() -> int:
 
         print(yaml.safe_dump(plain(config), sort_keys=False), end="")
         return 0
+    quiet.import_tensorflow()
     from job.run import start
 
     stop = threading.Event()
@@ -133,5 +134,4 @@ def train(
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     run_main(main, quiet=launched_rank() not in (None, 0))

@@ -104,10 +104,13 @@ def _run(search: Search, work: Task, name: str, callbacks: Sequence[Callback], *
     settings = search.settings
     storage = settings.storage or str(settings.out)
     storage = storage if "://" in storage else str(Path(storage).absolute())
+    names = [*search.space.parameters, *(["seed"] if name == "confirm" else [])]
     try:
         return tune.run(
             tune.with_parameters(Trial, task=work),
             name=name,
+            # Listed points only replace what is there already; Optuna brings its own space.
+            config=dict.fromkeys(names) if isinstance(options["search_alg"], BasicVariantGenerator) else None,
             metric="score",
             mode="max",
             resources_per_trial=work.resources(),

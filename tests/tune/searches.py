@@ -14,10 +14,21 @@ from tune.records import Row, read
 
 ROOT = Path(__file__).parents[2]
 # Tiny: what is tested is who does what when, not what is learned.
-SMALL = (
-    "--dataset garments --limit-train 64 --limit-eval 32 --weights none --global-batch 32 --no-measure"
-    " --vary resolution=32..40"
-).split()
+SMALL = [
+    "--dataset",
+    "garments",
+    "--limit-train",
+    "64",
+    "--limit-eval",
+    "32",
+    "--weights",
+    "none",
+    "--global-batch",
+    "32",
+    "--no-measure",
+    "--vary",
+    "resolution=32..40",
+]
 
 
 class Sweep:
