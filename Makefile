@@ -19,7 +19,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 .DELETE_ON_ERROR:
 
 train: $(STAMPS)/run
-	@options=$$($(BIN)/python -m job.fetch) && \
+	@options=$$($(BIN)/python -m job.fetch $(ARGS)) && \
 	echo "horovodrun -np $(NP) python -m job.train --recipe fast --epochs 3 $$options $(ARGS)" && \
 	PATH=$(abspath $(BIN)):$$PATH horovodrun -np $(NP) python -m job.train --recipe fast --epochs 3 $$options $(ARGS)
 

@@ -54,6 +54,8 @@ class Phase(Enum):
 class _Pod:
     beat: Beat
     seen: float
+    heard_since_stop: bool = True
+    """A pod that was just told to run may have ranks, and exits, that it has not yet told of."""
 
     def __str__(self) -> str:
         return f"pod {self.beat.pod} ({self.beat.name}, {self.beat.address})"
@@ -180,7 +182,7 @@ class Coordinator:
                     reason = f"{self._unfinished()} did not end within {self._rules.finish_timeout:g} s of the first"
                     self._stop(FAILED, reason)
             case Phase.STOP:
-                if not any(p.beat.running for p in self._pods.values()):
+                if all(p.heard_since_stop and not p.beat.running for p in self._pods.values()):
                     self._decide()
                 elif now > self._deadline:
                     self._over(FAILED, f"{self._unfinished()} could not be ended.")
@@ -217,6 +219,8 @@ class Coordinator:
         self._preempted = code == PREEMPTED
         self._limit = self._rules.grace if self._preempted else KILL_AFTER
         self._deadline = time.monotonic() + self._limit + self._rules.heartbeat_timeout
+        for pod in self._pods.values():
+            pod.heard_since_stop = False
         self._say(f"stopping world {self._generation}: {reason}")
 
     def _decide(self) -> None:

@@ -73,7 +73,7 @@ def test_ranks_that_fail_each_time_end_with_1_after_the_last_restart(pods: Pods)
 
 def test_exit_2_ends_all_at_once_and_without_a_restart_though_others_fail_of_it(pods: Pods) -> None:
     pods.start_all(
-        script("test $HOROVOD_RANK = 1 && { touch bad; exit 2; }; while ! test -e bad; do sleep 0.02; done; exit 1")
+        script("test $HOROVOD_RANK = 1 && { touch bad; exit 2; }; until test -e bad; do sleep 0.01; done; exit 1")
     )
     assert pods.codes(8) == [2, 2]
     assert "restart" not in pods.log(0)

@@ -1,0 +1,127 @@
+"""How accurate a recipe is, over several seeds: `python -m benchmarks.accuracy --recipe fast --seeds 3`.
+
+Each seed is a run of `job.train` of its own, in a folder of its own: stop this command and repeat it, and it goes on.
+Options behind `--` are handed to `job.train`.
+
+    python -m benchmarks.accuracy --recipe fast --seeds 3 --json FILE --picture FILE [-- --weights FILE]
+"""
+
+import argparse
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from job.config import RECIPES
+
+GOAL = 0.945
+FIRST_SEED = 2017
+
+
+def main() -> int:
+    argv = sys.argv[1:]
+    end = argv.index("--") if "--" in argv else len(argv)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", choices=RECIPES, action="append", required=True, help="may be given several times")
+    parser.add_argument("--seeds", type=int, default=3, help=f"how many, from {FIRST_SEED} on")
+    parser.add_argument("--ranks", type=int, default=1, help="ranks under horovodrun; 1 is a single process")
+    parser.add_argument("--folder", type=Path, default=Path("runs/accuracy"), help="where the runs are kept")
+    parser.add_argument("--json", type=Path, help="write the record here")
+    parser.add_argument("--picture", type=Path, help="write validation accuracy against minutes here")
+    args = parser.parse_args(argv[:end])
+    runs = []
+    for recipe in args.recipe:
+        for seed in range(FIRST_SEED, FIRST_SEED + args.seeds):
+            folder = args.folder / f"{recipe}-{seed}"
+            train(recipe, seed, folder, args.ranks, argv[end + 1 :])
+            runs.append(summary(recipe, seed, folder))
+    print(table(runs))
+    if args.json:
+        environment = json.loads((args.folder / f"{args.recipe[0]}-{FIRST_SEED}" / "environment.json").read_text())
+        record = {"command": shlex.join(sys.orig_argv), "environment": environment, "runs": runs}
+        args.json.write_text(json.dumps(record, indent=2) + "\n")
+    if args.picture:
+        draw(args.folder, runs, args.picture)
+    return 0
+
+
+def train(recipe: str, seed: int, folder: Path, ranks: int, options: Sequence[str]) -> None:
+    """Finish one run. Raises CalledProcessError if it fails."""
+    launcher = [str(Path(sys.executable).with_name("horovodrun")), "-np", str(ranks)] if ranks > 1 else []
+    job = ["-m", "job.train", "--recipe", recipe, "--seed", str(seed), "--run", str(folder), *options]
+    subprocess.run([*launcher, sys.executable, *job], check=True)
+
+
+def epochs(folder: Path) -> list[dict[str, Any]]:
+    """The epochs' records of a run."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def summary(recipe: str, seed: int, folder: Path) -> dict[str, Any]:
+    """One run's line of the record; `seconds_to_94_5` counts epochs with their evaluation, None if never reached."""
+    result = json.loads((folder / "result.json").read_text())
+    seconds, reached = 0.0, None
+    for epoch in epochs(folder):
+        seconds += epoch["seconds"]
+        if reached is None and epoch["val_accuracy"] >= GOAL:
+            reached = round(seconds, 1)
+    names = (
+        "val_accuracy",
+        "test_accuracy",
+        "test_accuracy_with_flips",
+        "seconds",
+        "epochs",
+        "weights",
+        "ranks",
+        "protocol",
+    )
+    return {"recipe": recipe, "seed": seed, "seconds_to_94_5": reached} | {name: result[name] for name in names}
+
+
+def table(runs: Sequence[dict[str, Any]]) -> str:
+    """Mean ± standard deviation over seeds, a Markdown line a recipe."""
+    lines = ["| recipe | seeds | validation | test | test with flips | minutes | minutes to 94.5 % validation |"]
+    lines.append("| --- | --- | --- | --- | --- | --- | --- |")
+    for recipe in dict.fromkeys(run["recipe"] for run in runs):
+        mine = [run for run in runs if run["recipe"] == recipe]
+        accuracies = [spread([100 * run[name] for run in mine]) for name in
+                      ("val_accuracy", "test_accuracy", "test_accuracy_with_flips")]  # fmt: skip
+        reached = [run["seconds_to_94_5"] / 60 for run in mine if run["seconds_to_94_5"] is not None]
+        goal = f"{spread(reached)} ({len(reached)} of {len(mine)})" if reached else f"not reached (0 of {len(mine)})"
+        minutes = spread([run["seconds"] / 60 for run in mine])
+        lines.append(f"| {recipe} | {len(mine)} | {' | '.join(accuracies)} | {minutes} | {goal} |")
+    return "\n".join(lines)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean, and the sample's standard deviation where there are two values or more."""
+    mean = f"{statistics.mean(values):.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+
+
+def draw(folder: Path, runs: Sequence[dict[str, Any]], picture: Path) -> None:
+    """Validation accuracy against minutes, a line a run, a colour a recipe."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    colours = dict(zip(RECIPES, ("#767676", "#0b7285", "#c2410c"), strict=True))
+    for run in runs:
+        minutes, accuracies = [0.0], []
+        for epoch in epochs(folder / f"{run['recipe']}-{run['seed']}"):
+            minutes.append(minutes[-1] + epoch["seconds"] / 60)
+            accuracies.append(100 * epoch["val_accuracy"])
+        label = run["recipe"] if run["seed"] == FIRST_SEED else None
+        axes.plot(minutes[1:], accuracies, marker=".", color=colours[run["recipe"]], label=label)
+    axes.axhline(100 * GOAL, color="#999999", linewidth=0.8, linestyle="--")
+    axes.set(xlabel="minutes", ylabel="validation accuracy, %", ylim=(80, None))
+    axes.legend()
+    figure.savefig(picture, dpi=150)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
