@@ -29,6 +29,11 @@ class Watchdog:
         """The main thread goes on to ``what``, which may take so many seconds."""
         self._state = (what, seconds, time.monotonic() + seconds)
 
+    @property
+    def what(self) -> str:
+        """What the main thread is at."""
+        return self._state[0]
+
     def end(self) -> None:
         """Stop watching."""
         self._ended.set()

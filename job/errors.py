@@ -17,6 +17,10 @@ class RunError(Exception):
     """A run that can't go on, for a reason that its one-line message gives: an entry point exits with 1."""
 
 
+class LostRankError(RunError):
+    """Another rank has gone: every rank that is left says so, since nobody knows which of them is heard."""
+
+
 def run_main(main: Callable[[], int], *, quiet: bool = False) -> NoReturn:
     """Run an entry point's `main` and leave the process with the exit code that it returns.
 
@@ -29,7 +33,7 @@ def run_main(main: Callable[[], int], *, quiet: bool = False) -> NoReturn:
     except InputError as error:
         code = _complain(str(error), 2, quiet)
     except RunError as error:
-        code = _complain(str(error), 1, quiet)
+        code = _complain(str(error), 1, quiet and not isinstance(error, LostRankError))
     except KeyboardInterrupt:
         code = 130
     except OSError as error:

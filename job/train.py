@@ -68,6 +68,7 @@ def train(
     Raises:
         InputError: on all ranks, if the data, the weights or the run folder can't be used.
         DivergedError: on all ranks, if the loss is not a finite number any more.
+        LostRankError: another rank has ended.
     """
     from horovod_keras.callbacks import BroadcastInitialState, MetricAverage
     from horovod_keras.watchdog import Watchdog
@@ -103,7 +104,7 @@ def train(
     try:
         for part in start.parts(config, position, steps):
             model.at_resolution(part.resolution)
-            with timings.of("steps"):
+            with timings.of("steps"), start.others_may_go(ranks, watchdog):
                 model.fit(
                     start.training_batches(config, data, ranks, part),
                     validation_data=start.validation_batches(config, data, ranks, model, steps),

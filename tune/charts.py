@@ -76,7 +76,7 @@ def parallel_chart(trials: Sequence[Summary], names: Sequence[str], log: frozens
         axes.spines["bottom"].set_visible(False)
         svg = inline_svg(figure, "parallel")
     text = f"Parallel coordinates of {len(trials)} trials over {', '.join(columns)}."
-    return Chart("All parameters together", text, svg, (f"the best {len(best)}", "the others"))
+    return Chart("All parameters together", text, svg, (f"the best {len(best)}",))
 
 
 def pareto(trials: Sequence[Summary]) -> list[Summary]:
@@ -168,7 +168,7 @@ def confirmed_chart(groups: Sequence[Sequence[Summary]]) -> Chart:
         axes.set_ylim(-0.6, len(groups) - 0.4)
         axes.grid(visible=True, axis="x")
         axes.xaxis.set_major_formatter(_PERCENT)
-        axes.set_xlabel("validation accuracy: mean ± standard deviation, and each seed")
+        axes.set_xlabel("mean ± standard deviation, and each seed")
         svg = inline_svg(figure, "confirmed")
     return Chart("The best again", f"Means over seeds, the best first: {'; '.join(reversed(texts))}.", svg, ())
 

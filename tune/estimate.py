@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from job.config import Config
 from tune.records import Summary
-from tune.search import count
 from tune.settings import Search
 
 TRAINING_IMAGES = 55_000
@@ -36,7 +35,7 @@ class Estimate:
         rate = self._rate(trials)
         if rate is None:
             return None
-        to_come = max(0, count(settings, space) - len(trials))
+        to_come = max(0, self._search.count() - len(trials))
         if settings.budget == "seconds":
             spent = [t.rows[-1]["training_seconds"] or 0.0 for t in trials if t.status == "running"]
             total = sum(max(0.0, settings.seconds - s) for s in spent) + to_come * settings.seconds

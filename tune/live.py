@@ -10,7 +10,7 @@ from rich.table import Table
 
 from job.run.report import duration, percent
 from tune.estimate import Estimate
-from tune.records import Journal, Summary, ranked, summaries
+from tune.records import Journal, Summary, last_line, ranked, summaries
 
 _SHOWN = 20
 
@@ -54,18 +54,23 @@ class Display(Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._say_end(trial)
 
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        number = next((t.number for t in self._trials() if t.trial == trial.trial_id), "without an epoch")
+        self._console.print(
+            f"trial {number} failed and goes on from its last checkpoint: {last_line(trial)}", soft_wrap=True
+        )
+
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._say_end(trial)
 
     def _say_end(self, trial: Trial) -> None:
         found = next((t for t in self._trials() if t.trial == trial.trial_id), None)
-        number = found.number if found else "of this search"
-        if trial.status == Trial.ERROR or (found and found.status not in ("done", "stopped", "running")):
-            status = found.status if found else "failed"
-            problem = (found.rows[-1]["problem"] if found else None) or f"see {trial.path or 'its log'}"
-            self._console.print(f"trial {number} {status}: {problem}", soft_wrap=True)
-        elif found and found.status == "stopped" and not self._is_live:
-            self._console.print(f"trial {number} stopped early after epoch {found.epochs}")
+        if found is None:
+            return
+        if found.status not in ("done", "stopped", "running"):
+            self._console.print(f"trial {found.number} {found.status}: {found.rows[-1]['problem']}", soft_wrap=True)
+        elif found.status == "stopped" and not self._is_live:
+            self._console.print(f"trial {found.number} stopped early after epoch {found.epochs}")
 
     def _trials(self) -> list[Summary]:
         return summaries(self._journal.rows, self._journal.phase)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pyarrow as pa
@@ -104,6 +105,16 @@ def ranked(trials: Iterable[Summary]) -> list[Summary]:
     return sorted(whole or usable, key=lambda t: (-t.score, t.cost))
 
 
+def groups_of_seeds(trials: Sequence[Summary]) -> list[list[Summary]]:
+    """Confirmed trials of the same settings together, those with the best mean score first."""
+    groups: dict[str, list[Summary]] = {}
+    for trial in trials:
+        if trial.whole:
+            point = {name: value for name, value in trial.settings.items() if name != "seed"}
+            groups.setdefault(str(sorted(point.items())), []).append(trial)
+    return sorted(groups.values(), key=lambda group: -mean(t.score for t in group))
+
+
 def read(path: Path) -> list[Row]:
     """The rows of `trials.parquet`. Raises InputError if it isn't one."""
     try:
@@ -122,6 +133,12 @@ def write(path: Path, rows: Sequence[Row]) -> None:
     buffer = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), buffer)
     write_atomically(path, buffer.getvalue().to_pybytes())
+
+
+def last_line(trial: Trial) -> str:
+    """What a trial failed of, in a line."""
+    lines = str(trial.get_error() or "no reason is known").strip().splitlines()
+    return lines[-1][:300]
 
 
 class Journal(Callback):
@@ -147,9 +164,7 @@ class Journal(Callback):
         self._note(trial, trial.last_result or {}, "stopped" if status == "running" else status)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        # Tune calls this after each failure: only the last one ends the trial.
-        if trial.status == Trial.ERROR:
-            self._note(trial, trial.last_result or {}, "failed")
+        self._note(trial, {**(trial.last_result or {}), "problem": last_line(trial)}, "failed")
 
     def _note(self, trial: Trial, result: Mapping[str, Any], status: str) -> None:
         mine = [row for (phase, name, _), row in self._rows.items() if (phase, name) == (self.phase, trial.trial_id)]

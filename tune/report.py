@@ -21,9 +21,8 @@ from job.run.charts import Chart
 from job.run.checkpoints import write_atomically
 from job.run.report import Figure, duration, percent
 from tune import charts, records
-from tune.records import Summary, ranked, summaries
+from tune.records import Summary, groups_of_seeds, ranked, summaries
 from tune.space import Range, Space
-from tune.winner import groups_of_seeds
 
 # Below this many trials any statement about importance would be noise.
 _FEWEST = 8

@@ -1,22 +1,27 @@
 """The search in Ray Tune's terms: what is tried, who stops it, what is kept, and how it goes on."""
 
+import logging
 import math
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
 from ray import tune
-from ray.tune import Callback, CheckpointConfig, ExperimentAnalysis
+from ray.tune import Callback, CheckpointConfig
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from job.errors import InputError
+from tune.estimate import Estimate
+from tune.live import Display
 from tune.prune import Prune
+from tune.records import Journal, Summary, groups_of_seeds, ranked, summaries
 from tune.settings import Search, Settings
 from tune.space import Choice, Point, Space
 from tune.trial import Task, Trial
@@ -26,8 +31,10 @@ _KEPT = 2
 _PERTURBATIONS = 5
 
 
-def set_defaults() -> None:
-    """What Ray and Tune read from the environment; before either starts. A value that the user has set wins."""
+def prepare(folder: Path) -> None:
+    """Before Ray and Tune start: give them a log file, and the environment where the user has set nothing else."""
+    log = logging.getLogger("ray")
+    log.handlers, log.propagate = [logging.FileHandler(folder / "ray.log")], False
     defaults = {
         "RAY_USAGE_STATS_ENABLED": "0",
         # Seconds between Tune's checkpoints of the whole search: what may be lost when its process is killed.
@@ -40,7 +47,21 @@ def set_defaults() -> None:
         os.environ.setdefault(name, value)
 
 
-def run(search: Search, work: Task, slots: int, callbacks: Sequence[Callback]) -> list[TuneTrial]:
+@dataclass(frozen=True)
+class Outcome:
+    """What a phase of the search came to."""
+
+    ranking: list[Summary]
+    """Trials that are fit to win, the best first."""
+    trials: Mapping[str, TuneTrial]
+    """By id; with their checkpoints."""
+    interrupted: bool
+    """Whether some trials have not ended."""
+    problem: str
+    """What the first that failed said; empty if none did."""
+
+
+def explore(search: Search, work: Task, slots: int, estimate: Estimate) -> Outcome:
     """Make all trials of the search, or go on with those that are unfinished.
 
     Ctrl-C ends it early, with everything kept. Raises InputError: the storage can't be used.
@@ -49,46 +70,48 @@ def run(search: Search, work: Task, slots: int, callbacks: Sequence[Callback]) -
     scheduler = _scheduler(settings, space)
     points = first_points(settings, space)
     searcher: Any = BasicVariantGenerator(points_to_evaluate=points)
-    if settings.search == "tpe" and not isinstance(scheduler, PopulationBasedTraining):
+    if settings.search == "tpe" and settings.scheduler != "pbt":
         searcher = _tpe(settings, space, points)
-    if isinstance(scheduler, PopulationBasedTraining):
-        callbacks = [*callbacks, Prune(scheduler, _KEPT)]
-    analysis = _run(
+    pruning = [Prune(scheduler, _KEPT)] if isinstance(scheduler, PopulationBasedTraining) else []
+    return _run(
         search,
         work,
         "search",
-        callbacks,
+        search.count(),
+        estimate,
+        pruning,
         scheduler=scheduler,
         search_alg=searcher,
-        num_samples=count(settings, space),
         # Optuna is to learn from trials before it proposes more.
         max_concurrent_trials=slots if isinstance(searcher, OptunaSearch) else None,
         # A population's checkpoints are someone else's start: `Prune` bounds them.
-        checkpoint_config=_checkpoints(None if isinstance(scheduler, PopulationBasedTraining) else _KEPT),
+        checkpoint_config=_checkpoints(None if pruning else _KEPT),
     )
-    return analysis.trials
 
 
-def confirm(search: Search, work: Task, points: Sequence[Point], callbacks: Sequence[Callback]) -> list[TuneTrial]:
-    """Train each point with each of the seeds, to the end. Raises as :func:`run` does."""
+def confirm(search: Search, work: Task, explored: Outcome) -> Outcome:
+    """Train the best settings again, with each of the seeds and to the end; their means rank them.
+
+    Raises as :func:`explore` does.
+    """
+    best = [dict(trial.settings) for trial in explored.ranking]
+    points = [point for index, point in enumerate(best) if point not in best[:index]][: search.settings.confirm]
     seeds = [search.settings.seed + 1 + index for index in range(search.settings.seeds)]
     wanted = [{**point, "seed": seed} for point in points for seed in seeds]
-    analysis = _run(
+    outcome = _run(
         search,
         work,
         "confirm",
-        callbacks,
+        len(wanted),
+        None,
+        [],
         scheduler=FIFOScheduler(),
         search_alg=BasicVariantGenerator(points_to_evaluate=wanted),
-        num_samples=len(wanted),
         checkpoint_config=_checkpoints(_KEPT),
     )
-    return analysis.trials
-
-
-def count(settings: Settings, space: Space) -> int:
-    """How many trials the search has."""
-    return len(space.grid_points(settings.grid_points)) if settings.search == "grid" else settings.trials
+    groups = groups_of_seeds(outcome.ranking)
+    ranking = ranked(groups[0]) if groups and not outcome.interrupted else explored.ranking
+    return replace(outcome, ranking=ranking, trials={**explored.trials, **outcome.trials})
 
 
 def first_points(settings: Settings, space: Space) -> list[Point]:
@@ -100,28 +123,39 @@ def first_points(settings: Settings, space: Space) -> list[Point]:
     return space.random_points(settings.trials, settings.seed)
 
 
-def _run(search: Search, work: Task, name: str, callbacks: Sequence[Callback], **options: Any) -> ExperimentAnalysis:
+def _run(
+    search: Search,
+    work: Task,
+    phase: str,
+    wanted: int,
+    estimate: Estimate | None,
+    callbacks: Sequence[Callback],
+    **options: Any,
+) -> Outcome:
     settings = search.settings
     storage = settings.storage or str(settings.out)
     storage = storage if "://" in storage else str(Path(storage).absolute())
-    names = [*search.space.parameters, *(["seed"] if name == "confirm" else [])]
+    names = [*search.space.parameters, *(["seed"] if phase == "confirm" else [])]
+    journal = Journal(settings.out / "trials.parquet", phase)
+    display = Display(journal, estimate, wanted, settings.epochs)
     try:
-        return tune.run(
+        analysis = tune.run(
             tune.with_parameters(Trial, task=work),
-            name=name,
+            name=phase,
             # Listed points only replace what is there already; Optuna brings its own space.
             config=dict.fromkeys(names) if isinstance(options["search_alg"], BasicVariantGenerator) else None,
             metric="score",
             mode="max",
+            num_samples=wanted,
             resources_per_trial=work.resources(),
             storage_path=storage,
-            resume=_begun(storage, name),
+            resume=_begun(storage, phase),
             max_failures=settings.max_failures,
             reuse_actors=True,
             raise_on_failed_trial=False,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
-            callbacks=list(callbacks),
+            callbacks=[journal, display, *callbacks],
             verbose=0,
             **options,
         )
@@ -132,6 +166,13 @@ def _run(search: Search, work: Task, name: str, callbacks: Sequence[Callback], *
         raise InputError(
             f"the storage can't be used: received --storage {settings.storage} ({reason:.300})."
         ) from error
+    found = summaries(journal.rows, phase)
+    return Outcome(
+        ranking=ranked(found),
+        trials={trial.trial_id: trial for trial in analysis.trials},
+        interrupted=sum(trial.status != "running" for trial in found) < wanted,
+        problem=next((str(row["problem"]) for trial in found for row in trial.rows if row["problem"]), ""),
+    )
 
 
 def _begun(storage: str, name: str) -> bool:

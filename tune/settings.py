@@ -89,6 +89,12 @@ class Search:
     settings: Settings
     space: Space
 
+    def count(self) -> int:
+        """How many trials it has."""
+        if self.settings.search == "grid":
+            return len(self.space.grid_points(self.settings.grid_points))
+        return self.settings.trials
+
     def identity(self) -> dict[str, Any]:
         """What must be the same when a search goes on."""
         settings = {
@@ -112,6 +118,8 @@ def parse(argv: Sequence[str]) -> Search:
 
 def _search(flags: Mapping[str, Any]) -> Search:
     own = Settings.__pydantic_fields__  # type: ignore[attr-defined]
+    # The command line's reader takes what looks like JSON for it, within a list of values too.
+    flags = {**flags, "vary": [str(part) for part in flags.get("vary", ())]}
     try:
         settings = Settings(**{name: value for name, value in flags.items() if name in own})
     except ValidationError as error:

@@ -7,7 +7,7 @@
 
 It leaves one folder (`--out`): `sweep.yaml` (what was searched), `trials.parquet` (every epoch of every trial),
 `best.yaml` (for `python -m job.train --config`), `best/` (the winner's model and its one look at the test set),
-`report.html`, and Tune's own files with TensorBoard events in `search/`.
+`report.html`, Ray's log in `ray.log`, and Tune's own files with TensorBoard events in `search/`.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from tune.settings import PROGRAM, Search, claim, parse
 
 if TYPE_CHECKING:
     from tune.estimate import Estimate
-    from tune.records import Summary
+    from tune.search import Outcome
     from tune.trial import Task
 
 INTERRUPTED = 130
@@ -31,65 +31,45 @@ INTERRUPTED = 130
 
 def main() -> int:
     search = parse(sys.argv[1:])
+    settings = search.settings
     print("searched:", *search.space.lines(), sep="\n  ", flush=True)
     known = claim(search)
-    from tune import search as tuning
 
-    tuning.set_defaults()
     from tune import cluster
+    from tune import search as phases
 
-    with stoppable(), cluster.connected(search.settings.address), scratch(search):
+    phases.prepare(settings.out)
+    with stoppable(), cluster.connected(settings.address), scratch(search):
         work = cluster.task(search)
         slots = cluster.slots(search, work)
-        print(
-            f"{tuning.count(search.settings, search.space)} trials of {work.ranks} rank(s), {slots} at a time",
-            flush=True,
-        )
-        return sweep(search, work, slots, known)
+        print(f"{search.count()} trials of {work.ranks} rank(s), {slots} at a time", flush=True)
+        estimate = estimated(search, work, slots, measured=settings.measure and not known)
+        outcome = phases.explore(search, work, slots, estimate)
+        if settings.confirm and outcome.ranking and not outcome.interrupted:
+            print(f"the best {settings.confirm} again, with {settings.seeds} seeds each", flush=True)
+            outcome = phases.confirm(search, work, outcome)
+        return conclude(search, work, outcome)
 
 
-def sweep(search: Search, work: "Task", slots: int, known: bool) -> int:
-    """Search, confirm, let the winner see the test set, and write the results; the exit code."""
-    from tune import search as tuning
+def conclude(search: Search, work: "Task", outcome: "Outcome") -> int:
+    """Write the results, and let the winner see the test set; the exit code."""
     from tune import winner
-    from tune.live import Display
-    from tune.records import Journal, ranked, summaries
     from tune.report import write_report
 
-    settings, books = search.settings, search.settings.out / "trials.parquet"
-    estimate = estimated(search, work, slots, measured=settings.measure and not known)
-    journal = Journal(books, "search")
-    wanted = tuning.count(settings, search.space)
-    trials = tuning.run(search, work, slots, [journal, Display(journal, estimate, wanted, settings.epochs)])
-    found = summaries(journal.rows, "search")
-    interrupted = sum(trial.is_finished() for trial in trials) < wanted
-    candidates = ranked(found)
-
-    if settings.confirm and candidates and not interrupted:
-        points = [dict(trial.settings) for trial in candidates[: settings.confirm]]
-        journal = Journal(books, "confirm")
-        trials = tuning.confirm(
-            search, work, points, [journal, Display(journal, None, len(points) * settings.seeds, settings.epochs)]
-        )
-        interrupted = sum(trial.is_finished() for trial in trials) < len(points) * settings.seeds
-        confirmed = winner.groups_of_seeds(summaries(journal.rows, "confirm"))
-        candidates = ranked(confirmed[0]) if confirmed and not interrupted else candidates
-
-    if not candidates:
-        if interrupted:
-            print(f"stopped before any epoch was finished; go on with: {PROGRAM} --resume {settings.out}")
-            return INTERRUPTED
-        raise RunError(f"no trial finished an epoch: {reason(found)}")
-    best = candidates[0]
-    path = winner.write_best(search, best)
-    if not interrupted and not (settings.out / "best" / "result.json").exists():
-        print("the winner sees the test set", flush=True)
-        winner.finish(search, work, best, next(t for t in trials if t.trial_id == best.trial))
-    report = write_report(settings.out)
-    print(f"best: {best.score:.4f} on the validation split with {dict(best.settings)}; the report is {report}")
-    print(f"train it: {winner.train_command(path, work.ranks)}")
-    if interrupted:
-        print(f"stopped early; go on with: {PROGRAM} --resume {settings.out}")
+    settings = search.settings
+    if outcome.ranking:
+        best = outcome.ranking[0]
+        path = winner.write_best(search, best)
+        if not outcome.interrupted and not (settings.out / "best" / "result.json").exists():
+            print("the winner sees the test set", flush=True)
+            winner.finish(search, work, best, outcome.trials[best.trial])
+        print(f"the report is {write_report(settings.out)}")
+        print(f"best: {best.score:.4f} on the validation split with {dict(best.settings)}")
+        print(f"train it: {winner.train_command(path, work.ranks)}")
+    elif not outcome.interrupted:
+        raise RunError(f"no trial finished an epoch: {outcome.problem or 'see ray.log'}")
+    if outcome.interrupted:
+        print(f"interrupted; go on with: {PROGRAM} --resume {settings.out}")
         return INTERRUPTED
     return 0
 
@@ -112,11 +92,6 @@ def estimated(search: Search, work: "Task", slots: int, *, measured: bool) -> "E
             flush=True,
         )
     return estimate
-
-
-def reason(trials: "list[Summary]") -> str:
-    """Why trials ended, of the first that says so."""
-    return next((row["problem"] for trial in trials for row in trial.rows if row["problem"]), "see their logs")
 
 
 @contextlib.contextmanager

@@ -2,9 +2,8 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import ray
@@ -82,16 +81,6 @@ def in_group(work: Task, function: Callable[..., Any], *args: Any) -> Any:
         raise RunError(f"the ranks failed: {error}") from error
     finally:
         remove_placement_group(bundles)
-
-
-def groups_of_seeds(trials: Sequence[Summary]) -> list[list[Summary]]:
-    """Confirmed trials of the same settings together, those with the best mean score first."""
-    groups: dict[str, list[Summary]] = {}
-    for trial in trials:
-        if trial.whole:
-            point = {name: value for name, value in trial.settings.items() if name != "seed"}
-            groups.setdefault(str(sorted(point.items())), []).append(trial)
-    return sorted(groups.values(), key=lambda group: -mean(t.score for t in group))
 
 
 def write_best(search: Search, best: Summary) -> Path:

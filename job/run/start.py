@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,13 +13,14 @@ import tensorflow as tf
 
 import horovod_keras
 from horovod_keras import Collectives
+from horovod_keras.watchdog import Watchdog
 from job.config import Config
 from job.data import pipeline
 from job.data.arrays import SIDE, UInt8
 from job.data.arrow import DataSet, dataset
 from job.data.augmentation import Augmentation
 from job.data.splits import Splits, splits
-from job.errors import InputError
+from job.errors import InputError, LostRankError
 from job.machine import usable_cores
 from job.model import kernels
 from job.model.training import TrainingModel
@@ -90,6 +92,20 @@ def agreed(ranks: Collectives) -> Iterator[None]:
 def broadcast(ranks: Collectives, value: Any) -> Any:
     """Rank 0's value (anything that JSON can hold) on all ranks."""
     return ranks.gather(value if ranks.rank == 0 else None, "broadcast")[0]
+
+
+@contextlib.contextmanager
+def others_may_go(ranks: Collectives, watchdog: Watchdog) -> Iterator[None]:
+    """Turn Horovod's failure inside, because another rank has gone, into one line. Raises LostRankError."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if "Horovod" not in str(error):
+            raise
+        raise LostRankError(
+            f"rank {ranks.rank} on {socket.gethostname()} lost another rank while it waited for {watchdog.what}. "
+            "The same command goes on from the last checkpoint."
+        ) from error
 
 
 def load(config: Config, ranks: Collectives) -> Data:

@@ -24,6 +24,17 @@ def cpu_image(podman) -> str:
     return build(podman, "cpu")
 
 
+@pytest.fixture(scope="session")
+def full_suite() -> None:
+    if os.environ.get("IMAGE_TESTS") != "full":
+        pytest.skip("this builds for a quarter of an hour or longer: set IMAGE_TESTS=full to run it")
+
+
+@pytest.fixture(scope="session")
+def gpu_image(full_suite, podman) -> str:
+    return build(podman, "gpu")
+
+
 @pytest.fixture
 def containers(podman) -> Iterator[list[str]]:
     """Names of containers that are removed after the test, whatever became of it."""

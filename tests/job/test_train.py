@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 
@@ -167,6 +168,31 @@ def test_nan_loss_ends_all_ranks_with_one_line(launch, tmp_path) -> None:
     assert len(lines) == 1 and "between steps" in lines[0]
     # What horovodrun itself prints, without a rank's number before it, is not ours to change.
     assert not [line for line in done.stderr.splitlines() if line.startswith("[") and "Traceback" in line]
+
+
+def test_a_killed_rank_ends_the_others_with_one_line(tmp_path) -> None:
+    run = tmp_path / "run"
+    launcher = [str(Path(sys.executable).with_name("horovodrun")), "-np", "2", sys.executable]
+    command = [*launcher, "-m", "job.train", *SMALL, "--run", str(run), "--epochs", "1000"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not (run / "metrics.jsonl").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    ranks = {
+        int(child.environ()["HOROVOD_RANK"]): child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if child.cmdline()[1:3] == ["-m", "job.train"]
+    }
+    assert ranks.keys() == {0, 1}
+    ranks[1].kill()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "error: rank 0 on" in errors and "lost another rank while it waited for" in errors
+    assert not [line for line in errors.splitlines() if line.startswith("[") and "Traceback" in line]
+    assert not any(child.is_running() for child in ranks.values())
 
 
 BAD = {

@@ -1,14 +1,20 @@
 """Groups and searches on a cluster of two nodes, both of them on this machine."""
 
 import logging
+import os
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 
+import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group, remove_placement_group
 
+from tests.tune.searches import Sweep, all_gone, named
 from tune.group import Member, ProcessGroup
+from tune.records import summaries
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +51,47 @@ def test_local_and_cross_ranks_follow_the_nodes(two_nodes: str) -> None:
         remove_placement_group(bundles)
     finally:
         ray.shutdown()
+
+
+def workers() -> list[psutil.Process]:
+    """Processes of any trial or rank on this machine's clusters."""
+    return [*named(psutil.process_iter(), "ray::_Process"), *named(psutil.process_iter(), "ray::Trial")]
+
+
+def leftovers(address: str) -> list[str]:
+    """Actors and placement groups of the cluster that are still there."""
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        groups = [g["state"] for g in ray.util.placement_group_table().values() if g["state"] != "REMOVED"]
+        actors = [a["State"] for a in ray._private.state.actors().values() if a["State"] != "DEAD"]
+        return groups + actors
+    finally:
+        ray.shutdown()
+
+
+def listening() -> set[int]:
+    """Ports that processes of trials and ranks listen on."""
+    return {c.laddr.port for p in workers() for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [None, "rank", "trial", "driver"])
+def test_a_search_on_two_nodes_leaves_nothing_on_the_cluster(
+    two_nodes: str, tmp_path: Path, victim: str | None
+) -> None:
+    args = ["--address", two_nodes, "--ranks-per-trial", "2", "--placement", "spread", "--trials", "3", "--epochs", "4"]
+    sweep = Sweep(tmp_path / "s", *args)
+    sweep.wait_for(lambda: len(sweep.rows()) >= 2 and len(workers()) >= 3)
+    during = workers()
+    if victim == "driver":
+        os.kill(sweep.process.pid, signal.SIGKILL)
+        sweep.end()
+    else:
+        if victim:
+            name = {"rank": "ray::_Process.execute", "trial": "ray::Trial"}[victim]
+            os.kill(named(during, name)[0].pid, signal.SIGKILL)
+        assert sweep.end() == 0, sweep.output
+        assert all(t.status in ("done", "stopped") for t in summaries(sweep.rows(), "search"))
+    assert all_gone(during)
+    assert not listening()
+    assert leftovers(two_nodes) == []

@@ -1,0 +1,223 @@
+"""Whole searches as real processes on this machine: what they leave, and how they go on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from tests.tune.searches import ROOT, SMALL, Sweep, alive, all_gone
+from tune.records import SCHEMA, read, summaries
+from tune.report import write_report
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """A finished search of three trials, two of them at a time."""
+    sweep = Sweep(tmp_path_factory.mktemp("searches") / "small", "--trials", "3", "--epochs", "2", "--search", "random")
+    assert sweep.end() == 0, sweep.output
+    return sweep
+
+
+def test_every_epoch_is_in_the_books_with_the_documented_schema(finished: Sweep) -> None:
+    assert pq.read_schema(finished.out / "trials.parquet").equals(SCHEMA, check_metadata=False)
+    trials = summaries(finished.rows(), "search")
+    assert [t.number for t in trials] == [1, 2, 3]
+    assert all(t.status in ("done", "stopped") for t in trials)
+    assert all([row["epoch"] for row in t.rows] == list(range(1, t.epochs + 1)) for t in trials)
+    assert trials[0].settings == {"dropout": 0.5, "learning_rate": 0.001, "resolution": 32}
+
+
+def test_only_the_winner_has_seen_the_test_set_once(finished: Sweep) -> None:
+    results = list(finished.out.rglob("result.json"))
+    with_test = [path for path in results if "test_accuracy" in path.read_text()]
+    assert with_test == [finished.out / "best" / "result.json"]
+    best = max(t.score for t in summaries(finished.rows(), "search") if t.whole)
+    assert json.loads(with_test[0].read_text())["val_accuracy"] == pytest.approx(best, abs=1e-6)
+    assert (finished.out / "best" / "model.keras").exists()
+
+
+def test_the_job_takes_the_best_configuration(finished: Sweep) -> None:
+    command = [sys.executable, "-m", "job.train", "--config", str(finished.out / "best.yaml"), "--print-config"]
+    shown = yaml.safe_load(subprocess.run(command, capture_output=True, check=True, cwd=ROOT).stdout)
+    best = yaml.safe_load((finished.out / "best.yaml").read_text())
+    assert shown["learning_rate"] == best["learning_rate"] and shown["limit_train"] is None
+    assert "job.train --config" in finished.output
+
+
+def test_each_trial_keeps_at_most_two_checkpoints_and_tensorboard_events(finished: Sweep) -> None:
+    for trial in {row["trial"] for row in finished.rows()}:
+        folder = finished.out / "search" / trial
+        assert 1 <= len(list(folder.glob("checkpoint_*"))) <= 2
+        assert list(folder.glob("events.out.tfevents.*"))
+    assert not (finished.out / "runs").exists()
+
+
+def test_the_report_is_made_again_from_the_books(finished: Sweep) -> None:
+    first = (finished.out / "report.html").read_text()
+    assert write_report(finished.out).read_text() == first
+    assert "http" not in first.replace("http-equiv", "")
+
+
+def test_the_same_command_trains_nothing_again_and_another_space_is_refused(finished: Sweep) -> None:
+    before = finished.rows()
+    again = Sweep(finished.out, "--trials", "3", "--epochs", "2", "--search", "random")
+    assert again.end() == 0, again.output
+    assert again.rows() == before
+    other = Sweep(finished.out, "--trials", "3", "--epochs", "2", "--search", "random", "--vary", "dropout=0..0.1")
+    assert other.end() == 2
+    assert "holds another search: dropout" in other.output
+    assert finished.rows() == before
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["--address", "127.0.0.1:1"], "no Ray cluster answers"),
+        (["--address", "nowhere"], "HOST:PORT"),
+        (["--ranks-per-trial", "64"], "needs 64 rank(s) of 1 CPU"),
+        (["--memory-per-rank", "100000"], "100000.0 GiB of memory"),
+        (["--gpus-per-rank", "9"], "9 GPU"),
+    ],
+)
+def test_what_cannot_start_is_refused_with_the_numbers(args: list[str], message: str, tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "s", *args)
+    assert sweep.end(90) == 2
+    assert message in sweep.output and "Traceback" not in sweep.output
+
+
+def test_missing_data_end_the_search_before_its_first_trial(tmp_path: Path) -> None:
+    args = ["--data-dir", str(tmp_path / "none"), "--out", str(tmp_path / "s"), "--weights", "none"]
+    sweep = Sweep(tmp_path / "s", *args, small=False)
+    assert sweep.end(120) == 2
+    assert "error: " in sweep.output and "Traceback" not in sweep.output
+
+
+@pytest.mark.slow
+def test_a_killed_rank_costs_the_trial_at_most_an_epoch(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "s", "--ranks-per-trial", "2", "--trials", "2", "--epochs", "5", "--scheduler", "none")
+    sweep.wait_for(lambda: len(sweep.rows()) >= 2 and bool(sweep.ranks()))
+    before, family = sweep.rows(), sweep.descendants()
+    os.kill(sweep.ranks()[0].pid, signal.SIGKILL)
+    assert sweep.end() == 0, sweep.output
+    kept_and_whole(before, sweep, epochs=5)
+    assert "goes on from its last checkpoint" in sweep.output
+    assert all_gone(family)
+
+
+@pytest.mark.slow
+def test_a_killed_trial_takes_its_ranks_with_it_and_goes_on(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "s", "--ranks-per-trial", "2", "--trials", "1", "--epochs", "30", "--scheduler", "none")
+    sweep.wait_for(lambda: len(sweep.rows()) >= 2 and bool(sweep.ranks()))
+    before, family, ranks = sweep.rows(), sweep.descendants(), sweep.ranks()
+    os.kill(sweep.trials()[0].pid, signal.SIGKILL)
+    assert all_gone(ranks, 15)
+    assert sweep.end() == 0, sweep.output
+    kept_and_whole(before, sweep, epochs=30)
+    assert all_gone(family)
+
+
+@pytest.mark.slow
+def test_a_killed_search_leaves_nothing_and_goes_on_without_training_again(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "s", "--trials", "4", "--epochs", "4", "--scheduler", "none")
+    sweep.wait_for(lambda: any(row["number"] == 3 for row in sweep.rows()))
+    family = sweep.descendants()
+    os.kill(sweep.process.pid, signal.SIGKILL)
+    assert all_gone(family), [p.cmdline() for p in alive(family)]
+    sweep.end()
+    before = [row for row in sweep.rows() if row["status"] == "done"]
+    assert before
+    resumed = Sweep(sweep.out, "--resume", str(sweep.out))
+    assert resumed.end() == 0, resumed.output
+    after = resumed.rows()
+    assert all(row in after for row in before)
+    kept_and_whole(before, resumed, epochs=4, trials=4)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_with_the_best_so_far_and_how_to_go_on(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "s", "--trials", "3", "--epochs", "8", "--scheduler", "none")
+    sweep.wait_for(lambda: len(sweep.rows()) >= 2)
+    family = sweep.descendants()
+    os.killpg(sweep.process.pid, signal.SIGINT)  # as a terminal does it: to all processes
+    assert sweep.end(60) == 130, sweep.output
+    assert f"--resume {sweep.out}" in sweep.output and "best: " in sweep.output
+    assert (sweep.out / "best.yaml").exists() and (sweep.out / "report.html").exists()
+    assert not (sweep.out / "best").exists()
+    assert all_gone(family)
+    resumed = Sweep(sweep.out, "--resume", str(sweep.out))
+    assert resumed.end() == 0, resumed.output
+    kept_and_whole([], resumed, epochs=8, trials=3)
+
+
+@pytest.mark.slow
+def test_a_population_copies_its_best_and_keeps_few_checkpoints(tmp_path: Path) -> None:
+    args = ["--scheduler", "pbt", "--trials", "4", "--epochs", "8", "--perturb-every", "1"]
+    sweep = Sweep(tmp_path / "s", *args)
+    assert sweep.end() == 0, sweep.output
+    kept_and_whole([], sweep, epochs=8, trials=4)
+    settings = {t.trial: {row["settings"] for row in t.rows} for t in summaries(sweep.rows(), "search")}
+    assert any(len(points) > 1 for points in settings.values())
+    assert all(len(list((sweep.out / "search" / trial).glob("checkpoint_*"))) <= 5 for trial in settings)
+    assert "failed" not in sweep.output
+
+
+@pytest.mark.slow
+def test_settings_that_diverge_or_are_refused_are_marked_and_not_tried_again(tmp_path: Path) -> None:
+    args = ["--search", "grid", "--dropout", "0.5", "--resolution", "32", "--learning-rate", "1e-3", "--global-batch"]
+    small = [arg for arg in SMALL if arg not in ("--vary", "resolution=32..40")]
+    small[small.index("--global-batch") : small.index("--global-batch") + 2] = []
+    fixed = [*small, *args[:-1], "--vary", "global_batch=31,32", "--ranks-per-trial", "2", "--epochs", "1"]
+    sweep = Sweep(tmp_path / "refused", *fixed, small=False)
+    assert sweep.end() == 0, sweep.output
+    refused, done = sorted(summaries(sweep.rows(), "search"), key=lambda t: t.settings["global_batch"])
+    assert (refused.status, done.status) == ("refused", "done")
+    assert "can't be shared equally" in refused.rows[0]["problem"]
+    diverging = [*SMALL, "--vary", "learning_rate=0.001,1e30", "--dropout", "0.5", "--search", "grid", "--epochs", "2"]
+    sweep = Sweep(tmp_path / "diverged", *diverging, "--grid-points", "1", small=False)
+    assert sweep.end() == 0, sweep.output
+    trials = {t.settings["learning_rate"]: t for t in summaries(sweep.rows(), "search")}
+    assert trials[1e30].status == "diverged" and trials[0.001].status == "done"
+    assert "Lower --learning-rate" in trials[1e30].rows[-1]["problem"]
+
+
+@pytest.mark.slow
+def test_the_best_are_confirmed_with_seeds_and_the_storage_may_be_elsewhere(tmp_path: Path) -> None:
+    storage = (tmp_path / "shared").as_uri()
+    args = ["--trials", "3", "--epochs", "1", "--confirm", "2", "--seeds", "2", "--storage", storage]
+    sweep = Sweep(tmp_path / "s", *args)
+    assert sweep.end() == 0, sweep.output
+    confirmed = summaries(sweep.rows(), "confirm")
+    assert len(confirmed) == 4
+    assert len({t.settings["seed"] for t in confirmed}) == 2
+    assert "±" in (sweep.out / "report.html").read_text()
+    assert list((tmp_path / "shared" / "search").glob("*/checkpoint_*"))
+    assert not (sweep.out / "search").exists()
+
+
+@pytest.mark.slow
+def test_a_budget_of_seconds_ends_trials_by_the_clock(tmp_path: Path) -> None:
+    args = ["--budget", "seconds", "--seconds", "4", "--epochs", "500", "--trials", "2", "--scheduler", "none"]
+    sweep = Sweep(tmp_path / "s", *args)
+    assert sweep.end() == 0, sweep.output
+    for trial in summaries(sweep.rows(), "search"):
+        assert trial.status == "done" and 4 <= trial.rows[-1]["training_seconds"] < 8
+    best = yaml.safe_load((sweep.out / "best.yaml").read_text())
+    assert best["epochs"] == max(summaries(sweep.rows(), "search"), key=lambda t: t.score).epochs
+
+
+def kept_and_whole(before: list[dict], sweep: Sweep, *, epochs: int, trials: int | None = None) -> None:
+    """Each trial has each of its epochs, and what was in the books before is there still, with the same figures."""
+    after = {(row["trial"], row["epoch"]): row for row in read(sweep.out / "trials.parquet")}
+    for trial in summaries(after.values(), "search"):
+        assert trial.status == "done"
+        assert [row["epoch"] for row in trial.rows] == list(range(1, epochs + 1))
+    for row in before:
+        assert after[row["trial"], row["epoch"]]["val_loss"] == pytest.approx(row["val_loss"], abs=1e-4)
+    if trials:
+        assert len({trial for trial, _ in after}) == trials
