@@ -42,6 +42,7 @@ def main() -> int:
     print(table(runs))
     if args.json:
         environment = json.loads((args.folder / f"{args.recipe[0]}-{FIRST_SEED}" / "environment.json").read_text())
+        del environment["command"]
         record = {"command": shlex.join(sys.orig_argv), "environment": environment, "runs": runs}
         args.json.write_text(json.dumps(record, indent=2) + "\n")
     if args.picture:
@@ -79,7 +80,9 @@ def summary(recipe: str, seed: int, folder: Path) -> dict[str, Any]:
         "ranks",
         "protocol",
     )
-    return {"recipe": recipe, "seed": seed, "seconds_to_94_5": reached} | {name: result[name] for name in names}
+    named = {name: result[name] for name in names}
+    named["weights"] = Path(result["weights"]).name  # where the file lay is nobody's business
+    return {"recipe": recipe, "seed": seed, "seconds_to_94_5": reached} | named | {"history": epochs(folder)}
 
 
 def table(runs: Sequence[dict[str, Any]]) -> str:

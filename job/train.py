@@ -90,7 +90,7 @@ def train(
 
     watchdog.expect("the model", start.SETUP_TIMEOUT)
     steps = start.steps_per_epoch(config, data)
-    with timings.of("model"), start.agreed(ranks):
+    with timings.of("model"), start.others_may_go(ranks, watchdog), start.agreed(ranks):
         model = training.build(config, ranks, steps * config.epochs)
         position, metrics = start.restore(model, folder, ranks)
 
@@ -128,7 +128,8 @@ def train(
         watchdog.end()
         return {"status": "trained"}
     watchdog.expect("the test", start.SETUP_TIMEOUT)
-    result = finish.finish(config, ranks, model, data, keeper, folder, timings)
+    with start.others_may_go(ranks, watchdog):
+        result = finish.finish(config, ranks, model, data, keeper, folder, timings)
     watchdog.end()
     start.say(ranks, f"test accuracy {result['test_accuracy']:.4f}; the report is {config.folder() / 'report.html'}")
     return result

@@ -154,6 +154,7 @@ class ProcessGroup:
         self._running: dict[ray.ObjectRef, int] = {}
         self._results: dict[int, Any] = {}
         self._taking: ray.ObjectRef | None = None
+        self._drained = True
         actor: Any = ray.remote(_Process)
         started = [
             actor.options(
@@ -200,7 +201,7 @@ class ProcessGroup:
         size = len(self._processes)
         worlds = self._worlds()
         ray.get([p.prepare.remote(rank, size, worlds[rank]) for rank, p in enumerate(self._processes)])
-        self._results = {}
+        self._results, self._drained = {}, False
         self._running = {p.execute.remote(function, args): rank for rank, p in enumerate(self._processes)}
         self._take(10.0)
 
@@ -220,8 +221,12 @@ class ProcessGroup:
                 self._ended(ready[0])
                 continue
             reports = self._reports()
-            if self._running or reports:
+            if self._running:
                 self._take(10.0)
+            elif not self._drained:
+                # The call before may have come back just before the function's last report.
+                self._drained = True
+                self._take(0.0)
             if reports:
                 return reports
         return []
@@ -233,11 +238,14 @@ class ProcessGroup:
         """
         deadline = time.monotonic() + timeout
         try:
-            for process in self._processes:
-                process.stop.remote()
+            # Waited for: a request that comes late would stop the next function.
+            ray.get([process.stop.remote() for process in self._processes], timeout=timeout)
             while not self.finished and time.monotonic() < deadline:
                 self.poll(deadline - time.monotonic())
         except GroupError:
+            return False
+        except ray.exceptions.RayError:
+            self.shutdown()
             return False
         if not self.finished:
             self.shutdown()

@@ -7,6 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
@@ -21,7 +22,7 @@ from job.errors import InputError
 from tune.estimate import Estimate
 from tune.live import Display
 from tune.prune import Prune
-from tune.records import Journal, Summary, groups_of_seeds, ranked, summaries
+from tune.records import Journal, Row, Summary, groups_of_seeds, ranked, summaries
 from tune.settings import Search, Settings
 from tune.space import Choice, Point, Space
 from tune.trial import Task, Trial
@@ -72,6 +73,8 @@ def explore(search: Search, work: Task, slots: int, estimate: Estimate) -> Outco
     searcher: Any = BasicVariantGenerator(points_to_evaluate=points)
     if settings.search == "tpe" and settings.scheduler != "pbt":
         searcher = _tpe(settings, space, points)
+    if isinstance(scheduler, ASHAScheduler):
+        remember(scheduler, Journal(settings.out / "trials.parquet", "search").rows)
     pruning = [Prune(scheduler, _KEPT)] if isinstance(scheduler, PopulationBasedTraining) else []
     return _run(
         search,
@@ -214,6 +217,15 @@ def _scheduler(settings: Settings, space: Space) -> TrialScheduler:
         grace_period=max(1, most // settings.reduction**2),
         reduction_factor=settings.reduction,
     )
+
+
+def remember(scheduler: ASHAScheduler, rows: Sequence[Row]) -> None:
+    """Tell a new scheduler what earlier trials had reached: Tune restores trials and searchers, but no scheduler."""
+    (bracket,) = scheduler._brackets
+    for row in sorted(rows, key=lambda row: row["time"]):
+        if row["phase"] == "search" and row["epoch"]:
+            trial: Any = SimpleNamespace(trial_id=row["trial"])
+            bracket.on_result(trial, row[scheduler._time_attr], row["score"])
 
 
 def _draw(parameter: Any) -> Any:

@@ -24,6 +24,8 @@ GIB = 2**30
 TRIAL_MEMORY = GIB // 4
 # In which ranks end a step, save, and are ready for the next trial.
 _STOP_SECONDS = 30.0
+# The same before they are ended in any case; Tune itself waits 10 seconds.
+_LEAVE_SECONDS = 5.0
 # Failures that a restart would only repeat, by the exceptions' names, and how the trial is marked.
 LASTING = {
     "diverged": ("DivergedError",),
@@ -92,8 +94,8 @@ class Trial(tune.Trainable):
                 reports = self._group.poll(60.0)
         except GroupError as error:
             return self._failed(error)
-        if not reports:  # the run was complete when it was restored
-            return self.last | {"done": True, "status": "done"}
+        if not reports:
+            return self._complete()
         record, self._files = reports[0]
         self.last = self._result(record)
         return dict(self.last)
@@ -111,6 +113,8 @@ class Trial(tune.Trainable):
 
     def cleanup(self) -> None:
         if self._group:
+            # Rank 0 takes its run folder away, if it is given the time.
+            self._group.stop(_LEAVE_SECONDS)
             self._group.shutdown()
 
     def _start(self) -> ProcessGroup:
@@ -140,6 +144,13 @@ class Trial(tune.Trainable):
             "status": "done" if over else "running",
             "done": over,
         }
+
+    def _complete(self) -> dict[str, Any]:
+        """The last result again, of a run that was complete when it was restored."""
+        wanted = resolve([self._options()]).epochs
+        if self.last["epoch"] < wanted:
+            raise RuntimeError(f"the ranks ended after epoch {self.last['epoch']} of {wanted}, and nobody knows why.")
+        return self.last | {"done": True, "status": "done"}
 
     def _failed(self, error: GroupError) -> dict[str, Any]:
         self._group, self._trains = None, False

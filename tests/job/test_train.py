@@ -190,7 +190,7 @@ def test_a_killed_rank_ends_the_others_with_one_line(tmp_path) -> None:
     ranks[1].kill()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "error: rank 0 on" in errors and "lost another rank while it waited for" in errors
+    assert "error: rank 0 on" in errors and "lost another rank while it waited for" in errors, errors
     assert not [line for line in errors.splitlines() if line.startswith("[") and "Traceback" in line]
     assert not any(child.is_running() for child in ranks.values())
 

@@ -81,8 +81,6 @@ def test_the_same_command_trains_nothing_again_and_another_space_is_refused(fini
         (["--address", "127.0.0.1:1"], "no Ray cluster answers"),
         (["--address", "nowhere"], "HOST:PORT"),
         (["--ranks-per-trial", "64"], "needs 64 rank(s) of 1 CPU"),
-        (["--memory-per-rank", "100000"], "100000.0 GiB of memory"),
-        (["--gpus-per-rank", "9"], "9 GPU"),
     ],
 )
 def test_what_cannot_start_is_refused_with_the_numbers(args: list[str], message: str, tmp_path: Path) -> None:

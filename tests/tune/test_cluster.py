@@ -1,0 +1,68 @@
+"""What fits a cluster, and how long it takes: on Ray with two cores."""
+
+import re
+
+import pytest
+
+from job.errors import InputError
+from tests.tune.books import epochs
+from tune.cluster import needed, nodes, slots, task
+from tune.estimate import Estimate
+from tune.records import summaries
+from tune.settings import Search, parse
+from tune.trial import GIB
+
+
+def search(*args: str) -> Search:
+    return parse(["--dataset", "garments", "--vary", "resolution=32..64", *args])
+
+
+def test_two_trials_of_one_core_fit_two_cores(two_cores: None) -> None:
+    asked = search()
+    assert slots(asked, task(asked)) == 2
+
+
+def test_as_many_trials_run_as_memory_allows(two_cores: None) -> None:
+    have = sum(node["memory"] for node in nodes()) / GIB
+    asked = search("--memory-per-rank", f"{have * 0.6:.2f}")
+    assert slots(asked, task(asked)) == 1
+
+
+@pytest.mark.parametrize(
+    "args, numbers",
+    [
+        (["--ranks-per-trial", "3"], r"needs 3 rank\(s\) of 1 CPU.* 1 node\(s\): 2 CPU, 0 GPU"),
+        (["--cpus-per-rank", "4"], r"1 rank\(s\) of 4 CPU"),
+        (["--gpus-per-rank", "1"], r"1 GPU and"),
+        (["--global-batch", "1000000"], r"[0-9]{4}\.[0-9] GiB of memory \(at 64 px with a global batch of 1000000\)"),
+    ],
+)
+def test_a_trial_that_fits_nowhere_is_refused_with_the_numbers(two_cores: None, args: list[str], numbers: str) -> None:
+    asked = search(*args)
+    with pytest.raises(InputError) as raised:
+        slots(asked, task(asked))
+    assert re.search(numbers, str(raised.value)), raised.value
+
+
+def test_memory_grows_with_pixels_and_shrinks_with_ranks() -> None:
+    space = search().space
+    small, large = (space.config({"resolution": r, "dropout": 0, "learning_rate": 1e-3}) for r in (32, 224))
+    assert needed(small, 1) < needed(large, 2) < needed(large, 1) < 16 * GIB
+
+
+def test_the_estimate_counts_what_is_left_at_the_measured_speed() -> None:
+    asked = parse(["--dataset", "garments", "--resolution", "32", "--trials", "4", "--epochs", "6"])
+    config = asked.space.config({"dropout": 0.0, "learning_rate": 1e-3})
+    estimate = Estimate(asked, 2, 1000.0, config)
+    assert estimate.left([]) == pytest.approx(4 * 6 * 55 * 1.04 / 2)
+    assert Estimate(asked, 2, None, None).left([]) is None
+    point = {"dropout": 0.0, "learning_rate": 1e-3}
+    rows = [row | {"seconds": 10.0} for row in epochs("search", 1, point | {"resolution": 32}, 2, "running")]
+    # Four epochs of this trial, and six of each of the three others, ten seconds each, two trials at a time.
+    assert estimate.left(summaries(rows, "search")) == pytest.approx((4 + 3 * 6) * 10 / 2)
+
+
+def test_a_budget_of_seconds_is_divided_by_the_trials_at_a_time() -> None:
+    asked = parse(["--budget", "seconds", "--seconds", "60", "--trials", "4", "--dataset", "garments"])
+    config = asked.space.config({"dropout": 0.0, "learning_rate": 1e-3, "resolution": 32})
+    assert Estimate(asked, 2, 1000.0, config).left([]) == pytest.approx(4 * 60 / 2)

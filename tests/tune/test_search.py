@@ -1,0 +1,71 @@
+"""The search in Tune's terms, without a cluster: what is tried, and who is stopped."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
+
+from tests.tune.books import epochs
+from tune.search import _scheduler, _tpe, first_points, remember
+from tune.settings import parse
+
+POINT = {"learning_rate": 1e-3, "dropout": 0.0, "resolution": 64}
+
+
+def scheduler_of(*args: str) -> Any:
+    search = parse(["--dataset", "garments", *args])
+    return _scheduler(search.settings, search.space)
+
+
+def test_each_scheduler_is_the_one_that_was_asked_for() -> None:
+    assert isinstance(scheduler_of("--scheduler", "none"), FIFOScheduler)
+    assert isinstance(scheduler_of("--scheduler", "pbt"), PopulationBasedTraining)
+    assert isinstance(scheduler_of("--scheduler", "asha"), ASHAScheduler)
+
+
+@pytest.mark.parametrize(
+    "args, rungs", [(["--epochs", "9"], [3, 1]), (["--budget", "seconds", "--seconds", "90"], [30, 10])]
+)
+def test_asha_stops_at_a_ninth_and_a_third_of_the_budget(args: list[str], rungs: list[int]) -> None:
+    scheduler = scheduler_of(*args)
+    assert [milestone for milestone, _ in scheduler._brackets[0]._rungs if milestone < scheduler._max_t] == rungs
+
+
+def test_a_resumed_asha_judges_by_what_was_reached_before() -> None:
+    before = [row for n in range(1, 5) for row in epochs("search", n, POINT, 3, "done", 0.01 * n)]
+    newcomer = SimpleNamespace(trial_id="newcomer")
+    fresh, resumed = (scheduler_of("--epochs", "9") for _ in range(2))
+    remember(resumed, before)
+    assert fresh._brackets[0].on_result(newcomer, 1, 0.1) == TrialScheduler.CONTINUE
+    assert resumed._brackets[0].on_result(newcomer, 1, 0.1) == TrialScheduler.STOP
+
+
+def test_a_population_never_leaves_the_space() -> None:
+    scheduler = scheduler_of("--scheduler", "pbt", "--vary", "resolution=32..64", "--vary", "global_batch=32,64")
+    search = parse(["--dataset", "garments", "--vary", "resolution=32..64", "--vary", "global_batch=32,64"])
+    point = search.space.random_points(2, seed=1)[1]
+    parent, child = (SimpleNamespace(config=point) for _ in range(2))
+    for _ in range(200):
+        point, _ = scheduler._get_new_config(child, parent)
+        parent = SimpleNamespace(config=point)
+        assert all(point[name] in parameter for name, parameter in search.space.parameters.items()), point
+
+
+def test_optuna_begins_with_known_settings_and_draws_from_the_space_with_its_seed() -> None:
+    search = parse(["--dataset", "garments", "--vary", "global_batch=32,64", "--vary", "resolution=32..64"])
+
+    def drawn() -> list[dict[str, Any]]:
+        tpe = _tpe(search.settings, search.space, first_points(search.settings, search.space))
+        found = []
+        for number in range(12):
+            point = tpe.suggest(str(number))
+            assert point is not None
+            tpe.on_trial_complete(str(number), {"score": point["dropout"]})
+            found.append(point)
+        return found
+
+    one, two = drawn(), drawn()
+    assert one == two
+    assert one[0] == search.space.known()[0]
+    assert all(point[name] in parameter for point in one for name, parameter in search.space.parameters.items())
