@@ -43,6 +43,7 @@ def main() -> int:
     if args.json:
         environment = json.loads((args.folder / f"{args.recipe[0]}-{FIRST_SEED}" / "environment.json").read_text())
         del environment["command"]
+        environment["kernels"] = environment["kernels"].partition(" (")[0]
         record = {"command": shlex.join(sys.orig_argv), "environment": environment, "runs": runs}
         args.json.write_text(json.dumps(record, indent=2) + "\n")
     if args.picture:
