@@ -74,12 +74,14 @@ class Trial(tune.Trainable):
         self._group: ProcessGroup | None = None
         self._point, self._trains = config, False
         self._files: Files = {}
+        self._reports: list[tuple[dict[str, Any], Files]] = []
         self.last: dict[str, Any] = dict(_NOTHING)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         if self._group and not self._group.stop(_STOP_SECONDS):
             self._group = None
-        self._point, self._trains, self._files, self.last = new_config, False, {}, dict(_NOTHING)
+        self._point, self._trains = new_config, False
+        self._files, self._reports, self.last = {}, [], dict(_NOTHING)
         return True
 
     def step(self) -> dict[str, Any]:
@@ -89,14 +91,13 @@ class Trial(tune.Trainable):
             if not self._trains:
                 self._group.run(runs.train, self._options(), self._files)
                 self._trains = True
-            reports: list[Any] = []
-            while not reports and not self._group.finished:
-                reports = self._group.poll(60.0)
+            while not self._reports and not self._group.finished:
+                self._reports = self._group.poll(60.0)
         except GroupError as error:
             return self._failed(error)
-        if not reports:
+        if not self._reports:
             return self._complete()
-        record, self._files = reports[0]
+        record, self._files = self._reports.pop(0)
         self.last = self._result(record)
         return dict(self.last)
 

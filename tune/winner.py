@@ -89,6 +89,8 @@ def write_best(search: Search, best: Summary) -> Path:
     recipe = set(Recipe.__pydantic_fields__)  # type: ignore[attr-defined]
     kept = recipe | {"recipe", "dataset", "seed", "compression", "sync_batch_norm", "accumulate", "precision"}
     values: Mapping[str, Any] = {name: value for name, value in plain(config).items() if name in kept}
+    if "data_dir" in search.space.fixed:
+        values = {**values, "data_dir": search.space.fixed["data_dir"]}
     if search.settings.budget == "seconds":
         values = {**values, "epochs": best.epochs}
     ranks = search.settings.ranks_per_trial

@@ -3,106 +3,131 @@
 #pragma once
 #include <algorithm>
 
-#include "sums.h"
-#include "vec.h"
+#include "panels.h"
 
 namespace fashion::VARIANT {
 
 // A unit of work is a band of rows of one map: as many as fit, with their padding, into this many floats of cache.
 constexpr int64_t kBandFloats = 48 * 1024;
 
+// How maps of `rows` rows are cut into units, and units into items. per_row: floats of a row's copy.
 struct Bands {
-  // `rows` of each map are cut; a copy holds `per_row` floats for each row of the band.
-  Bands(int64_t batch, int64_t rows, int64_t per_row)
+  Bands(int64_t batch, int64_t rows, int64_t per_row, int64_t channels)
       : height(std::clamp<int64_t>(kBandFloats / std::max<int64_t>(per_row, 1), 1, rows)),
         per_map(ceil_div(rows, height)),
         units(batch * per_map),
-        items(std::min<int64_t>(units, 64)) {}
+        // Many items balance better; but each has sums of its own to clear and to add up.
+        items(std::min(units, std::clamp<int64_t>(16 * 1024 / channels, 16, 64))) {}
   // Item i does the units [begin(i), begin(i + 1)).
   int64_t begin(int64_t item) const { return item * units / items; }
   int64_t height, per_map, units, items;
 };
 
-// Row h of a map as the convolution sees it, with one column of zeros on either side; all zeros outside the map.
-template <class Fill>
-inline void padded_row(int64_t h, int64_t height, int64_t width, int64_t channels, float* out, const Fill& fill) {
-  if (h < 0 || h >= height) {
-    std::fill(out, out + (width + 2) * channels, 0.f);
-    return;
-  }
-  std::fill(out, out + channels, 0.f);
-  fill(h, out + channels);
-  std::fill(out + (width + 1) * channels, out + (width + 2) * channels, 0.f);
-}
+// Padded rows of a map: one pixel of zeros on either side, and whole rows of zeros above and below the map.
+struct Copy {
+  Copy(int64_t width, int64_t channels)
+      : width(width),
+        // Pixels 2^k floats apart would share a few sets of the cache.
+        pixel(channels % 256 == 0 ? channels + 16 : channels),
+        pitch((width + 2) * pixel) {}
 
-// One vector of channels of a band. top: the padded input row above the band's first output row, at its first channel.
-template <int Stride>
-inline void depthwise_band(const DepthwiseShape& s, const float* top, int64_t rows, const float* kernel, float* y,
-                           float* sums, float* squares, int64_t n) {
-  const int64_t c = s.channels, pitch = (s.width + 2) * c;
-  V weights[9];
-  for (int t = 0; t < 9; ++t) weights[t] = load(kernel + t * c, n);
-  V sum = load(sums, n), square = load(squares, n);
-  for (int64_t o = 0; o < rows; ++o) {
-    const float* in = top + o * Stride * pitch;
-    for (int64_t u = 0; u < s.out_width; ++u, in += Stride * c, y += c) {
-      V total{};
-#pragma GCC unroll 3
-      for (int r = 0; r < 3; ++r)
-#pragma GCC unroll 3
-        for (int q = 0; q < 3; ++q) total += load(in + r * pitch + q * c, n) * weights[3 * r + q];
-      store(y, total, n);
-      sum += total;
-      square += total * total;
+  // Rows [top, bottom] of a map of `height` rows; fill(h, w, out) writes the channels of one pixel. The zeros around a
+  // whole map are the same for the next one: `again` leaves them as they are.
+  template <class Fill>
+  void rows(float* data, int64_t top, int64_t bottom, int64_t height, bool again, const Fill& fill) const {
+    for (int64_t h = top; h <= bottom; ++h, data += pitch) {
+      const bool inside = h >= 0 && h < height;
+      if (!again) {
+        std::fill_n(data, inside ? pixel : pitch, 0.f);
+        std::fill_n(data + pitch - pixel, pixel, 0.f);
+      }
+      for (int64_t w = 0; inside && w < width; ++w) fill(h, w, data + (w + 1) * pixel);
     }
   }
-  store(sums, sum, n);
-  store(squares, square, n);
+
+  int64_t width, pixel, pitch;
+};
+
+// One vector of channels of a band. top: the padded input row above the band's first output row, at its first channel.
+// sums: pivot, sum and sum of squares, as Sums::moments takes them; the pivot is set where the band is an item's first.
+template <int Stride>
+inline void depthwise_band(const DepthwiseShape& s, const Copy& copy, const float* top, int64_t rows,
+                           const float* kernel, float* y, float* sums, bool first, int64_t n) {
+  const int64_t c = s.channels, pixel = copy.pixel, pitch = copy.pitch;
+  V weights[9];
+  for (int t = 0; t < 9; ++t) weights[t] = load(kernel + t * c, n);
+  const auto window = [&](const float* in) {
+    V total{};
+#pragma GCC unroll 3
+    for (int r = 0; r < 3; ++r)
+#pragma GCC unroll 3
+      for (int q = 0; q < 3; ++q) total += load(in + r * pitch + q * pixel, n) * weights[3 * r + q];
+    return total;
+  };
+  const V pivot = first ? window(top) : load(sums, n);
+  V sum = load(sums + c, n), square = load(sums + 2 * c, n);
+  for (int64_t o = 0; o < rows; ++o) {
+    const float* in = top + o * Stride * pitch;
+    for (int64_t u = 0; u < s.out_width; ++u, in += Stride * pixel, y += c) {
+      const V total = window(in), distance = total - pivot;
+      store(y, total, n);
+      sum += distance;
+      square += distance * distance;
+    }
+  }
+  store(sums, pivot, n);
+  store(sums + c, sum, n);
+  store(sums + 2 * c, square, n);
 }
 
 inline void depthwise(const DepthwiseShape& s, const Pending& input, const float* kernel, const Moments& output,
                       const Parallel& parallel) {
-  const int64_t c = s.channels, pitch = (s.width + 2) * c;
+  const int64_t c = s.channels;
+  const Copy copy(s.width, c);
   // With stride 1 the window starts one row above and one column to the left; with stride 2 at the pixel itself.
   const int64_t before = s.stride == 1 ? 1 : 0;
-  const Bands bands(s.batch, s.out_height, s.stride * pitch);
-  Sums sums(bands.items, 2, c);
+  const Bands bands(s.batch, s.out_height, s.stride * copy.pitch, c);
+  Sums sums(bands.items, 3, c);
   parallel(bands.items, [&](int64_t item) {
     thread_local Scratch scratch;
-    float* copy = scratch.get((bands.height * s.stride + 2) * pitch);
-    float* total = sums.cleared(item);
+    float* data = scratch.get((bands.height * s.stride + 2) * copy.pitch);
+    float* own = sums.cleared(item);
     for (int64_t unit = bands.begin(item); unit < bands.begin(item + 1); ++unit) {
+      const bool first_unit = unit == bands.begin(item);
       const int64_t map = unit / bands.per_map, first = unit % bands.per_map * bands.height;
       const int64_t rows = std::min(bands.height, s.out_height - first), top = first * s.stride - before;
-      for (int64_t h = 0; h < (rows - 1) * s.stride + 3; ++h)
-        padded_row(top + h, s.height, s.width, c, copy + h * pitch, [&](int64_t row, float* x) {
-          const float* z = input.z + (map * s.height + row) * s.width * c;
-          for (int64_t w = 0; w < s.width; ++w)
-            for (int64_t i = 0; i < c; i += kLanes) {
-              const int64_t n = c - i;
-              store(x + w * c + i, relu6(load(z + w * c + i, n) * load(input.scale + i, n) + load(input.shift + i, n)), n);
-            }
-        });
+      const float* z = input.z + map * s.height * s.width * c;
+      copy.rows(data, top, top + (rows - 1) * s.stride + 2, s.height, bands.per_map == 1 && !first_unit,
+                [&](int64_t h, int64_t w, float* x) {
+                  const float* from = z + (h * s.width + w) * c;
+                  for (int64_t i = 0; i < c; i += kLanes) {
+                    const int64_t n = c - i;
+                    store(x + i, relu6(load(from + i, n) * load(input.scale + i, n) + load(input.shift + i, n)), n);
+                  }
+                });
       float* y = output.y + (map * s.out_height + first) * s.out_width * c;
       for (int64_t i = 0; i < c; i += kLanes)
-        (s.stride == 1 ? depthwise_band<1> : depthwise_band<2>)(s, copy + (1 - before) * c + i, rows, kernel + i, y + i,
-                                                                total + i, total + c + i, c - i);
+        (s.stride == 1 ? depthwise_band<1> : depthwise_band<2>)(s, copy, data + (1 - before) * copy.pixel + i, rows,
+                                                                kernel + i, y + i, own + i, first_unit, c - i);
     }
   });
-  sums.moments(c, s.batch * s.out_height * s.out_width, output);
+  sums.moments(
+      c,
+      [&](int64_t item) {
+        int64_t rows = 0;
+        for (int64_t unit = bands.begin(item); unit < bands.begin(item + 1); ++unit)
+          rows += std::min(bands.height, s.out_height - unit % bands.per_map * bands.height);
+        return rows * s.out_width;
+      },
+      output);
 }
 
-struct ChannelSums {  // of one vector of channels: where shift's, scale's and the nine taps' sums are kept
-  float* shift;
-  float* scale;
-  float* taps;
-};
-
-// One pixel of the input gradient: its taps are rows × columns of the output gradient.
+// One vector of channels of the backward pass: what is the same for all pixels, and what is summed over them.
 struct Pixel {
   V scale, shift, shift_sum, scale_sum;
   V weights[9], taps[9];
 
+  // One pixel of the input gradient: its taps are rows × columns of the output gradient.
   template <int Rows, int Columns>
   inline void step(const float* const (&gradients)[Rows], const int (&row_taps)[Rows], const int64_t (&columns)[Columns],
                    const int (&column_taps)[Columns], const float* z, float* dz, int64_t n) {
@@ -125,79 +150,80 @@ struct Pixel {
 };
 
 // Rows [first, first + rows) of the input gradient, one vector of channels. gradients: the padded copy of the output's
-// gradient at this vector of channels, whose row 0 is output row `top`.
+// gradient at this vector of channels, whose row 0 is output row `top`. sums: of shift, of scale, of the nine taps.
 template <int Stride>
-inline void depthwise_gradient_band(const DepthwiseShape& s, const float* gradients, int64_t top, int64_t first,
-                                    int64_t rows, const Pending& input, const float* kernel, float* dz,
-                                    const ChannelSums& sums, int64_t n) {
-  const int64_t c = s.channels, pitch = (s.out_width + 2) * c;
-  Pixel pixel{load(input.scale, n), load(input.shift, n), load(sums.shift, n), load(sums.scale, n), {}, {}};
+inline void depthwise_gradient_band(const DepthwiseShape& s, const Copy& copy, const float* gradients, int64_t top,
+                                    int64_t first, int64_t rows, const Pending& input, const float* kernel, float* dz,
+                                    float* sums, int64_t n) {
+  const int64_t c = s.channels, pixel_size = copy.pixel, pitch = copy.pitch;
+  Pixel pixel{load(input.scale, n), load(input.shift, n), load(sums, n), load(sums + c, n), {}, {}};
   for (int t = 0; t < 9; ++t) {
     pixel.weights[t] = load(kernel + t * c, n);
-    pixel.taps[t] = load(sums.taps + t * c, n);
+    pixel.taps[t] = load(sums + (2 + t) * c, n);
   }
   const float* z = input.z;
   for (int64_t h = first; h < first + rows; ++h) {
     if constexpr (Stride == 1) {
       // Padded column w + 1 is output column w: tap q of input column w belongs to output column w + 1 - q.
       const float* below = gradients + (h + 1 - top) * pitch;
-      for (int64_t w = 0; w < s.width; ++w, z += c, dz += c, below += c)
-        pixel.step<3, 3>({below, below - pitch, below - 2 * pitch}, {0, 1, 2}, {2 * c, c, 0}, {0, 1, 2}, z, dz, n);
+      for (int64_t w = 0; w < s.width; ++w, z += c, dz += c, below += pixel_size)
+        pixel.step<3, 3>({below, below - pitch, below - 2 * pitch}, {0, 1, 2}, {2 * pixel_size, pixel_size, 0}, {0, 1, 2},
+                         z, dz, n);
     } else if (h % 2 == 0) {
       const float* here = gradients + (h / 2 - top) * pitch;
       for (int64_t w = 0; w < s.width; ++w, z += c, dz += c)
         if (w % 2 == 0) {
-          pixel.step<2, 2>({here, here - pitch}, {0, 2}, {c, 0}, {0, 2}, z, dz, n);
+          pixel.step<2, 2>({here, here - pitch}, {0, 2}, {pixel_size, 0}, {0, 2}, z, dz, n);
         } else {
-          pixel.step<2, 1>({here, here - pitch}, {0, 2}, {c}, {1}, z, dz, n);
-          here += c;
+          pixel.step<2, 1>({here, here - pitch}, {0, 2}, {pixel_size}, {1}, z, dz, n);
+          here += pixel_size;
         }
     } else {
       const float* here = gradients + (h / 2 - top) * pitch;
       for (int64_t w = 0; w < s.width; ++w, z += c, dz += c)
         if (w % 2 == 0) {
-          pixel.step<1, 2>({here}, {1}, {c, 0}, {0, 2}, z, dz, n);
+          pixel.step<1, 2>({here}, {1}, {pixel_size, 0}, {0, 2}, z, dz, n);
         } else {
-          pixel.step<1, 1>({here}, {1}, {c}, {1}, z, dz, n);
-          here += c;
+          pixel.step<1, 1>({here}, {1}, {pixel_size}, {1}, z, dz, n);
+          here += pixel_size;
         }
     }
   }
-  store(sums.shift, pixel.shift_sum, n);
-  store(sums.scale, pixel.scale_sum, n);
-  for (int t = 0; t < 9; ++t) store(sums.taps + t * c, pixel.taps[t], n);
+  store(sums, pixel.shift_sum, n);
+  store(sums + c, pixel.scale_sum, n);
+  for (int t = 0; t < 9; ++t) store(sums + (2 + t) * c, pixel.taps[t], n);
 }
 
 inline void depthwise_gradient(const DepthwiseShape& s, const Pending& input, const float* kernel,
                                const OutputGradient& output, const PendingGradient& to, float* kernel_gradient,
                                const Parallel& parallel) {
-  const int64_t c = s.channels, pitch = (s.out_width + 2) * c;
-  const Bands bands(s.batch, s.height, ceil_div((s.width + 2) * c, s.stride));
+  const int64_t c = s.channels;
+  const Copy copy(s.out_width, c);
+  const Bands bands(s.batch, s.height, ceil_div(copy.pitch, s.stride), c);
   Sums sums(bands.items, 11, c);
   parallel(bands.items, [&](int64_t item) {
     thread_local Scratch scratch;
-    float* copy = scratch.get((bands.height + 3) * pitch);
+    float* data = scratch.get((bands.height + 3) * copy.pitch);
     float* own = sums.cleared(item);
     for (int64_t unit = bands.begin(item); unit < bands.begin(item + 1); ++unit) {
       const int64_t map = unit / bands.per_map, first = unit % bands.per_map * bands.height;
       const int64_t rows = std::min(bands.height, s.height - first);
       const int64_t top = s.stride == 1 ? first - 1 : first / 2 - 1;
       const int64_t bottom = s.stride == 1 ? first + rows : (first + rows - 1) / 2;
-      for (int64_t h = top; h <= bottom; ++h)
-        padded_row(h, s.out_height, s.out_width, c, copy + (h - top) * pitch, [&](int64_t row, float* out) {
-          const int64_t at = (map * s.out_height + row) * s.out_width * c;
-          for (int64_t w = 0; w < s.out_width * c; w += c)
-            for (int64_t i = 0; i < c; i += kLanes) {
-              const int64_t n = c - i;
-              const V dy = load(output.dy + at + w + i, n), y = load(output.y + at + w + i, n);
-              store(out + w + i, dy + load(output.offset + i, n) + load(output.slope + i, n) * y, n);
-            }
-        });
-      const int64_t at = (map * s.height + first) * s.width * c;
+      const int64_t at = map * s.out_height * s.out_width * c;
+      copy.rows(data, top, bottom, s.out_height, bands.per_map == 1 && unit > bands.begin(item),
+                [&](int64_t h, int64_t w, float* out) {
+                  const int64_t from = at + (h * s.out_width + w) * c;
+                  for (int64_t i = 0; i < c; i += kLanes) {
+                    const int64_t n = c - i;
+                    store(out + i, output_gradient(output, load(output.dy + from + i, n), load(output.y + from + i, n), i, n), n);
+                  }
+                });
+      const int64_t begin = (map * s.height + first) * s.width * c;
       for (int64_t i = 0; i < c; i += kLanes)
         (s.stride == 1 ? depthwise_gradient_band<1> : depthwise_gradient_band<2>)(
-            s, copy + i, top, first, rows, {input.z + at + i, input.scale + i, input.shift + i}, kernel + i,
-            to.z + at + i, {own + i, own + c + i, own + 2 * c + i}, c - i);
+            s, copy, data + i, top, first, rows, {input.z + begin + i, input.scale + i, input.shift + i}, kernel + i,
+            to.z + begin + i, own + i, c - i);
     }
   });
   sums.total(0, c, to.shift);

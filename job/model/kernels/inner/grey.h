@@ -2,8 +2,7 @@
 #pragma once
 #include <algorithm>
 
-#include "sums.h"
-#include "vec.h"
+#include "panels.h"
 
 namespace fashion::VARIANT {
 
@@ -30,7 +29,7 @@ inline void grey(const GreyShape& s, const float* image, const float* kernel, co
                  const Parallel& parallel) {
   const int64_t c = s.channels, pitch = 2 * s.out_width + 2;
   const GreyItems cut(s);
-  Sums sums(cut.items, 2, c);
+  Sums sums(cut.items, 3, c);
   parallel(cut.items, [&](int64_t item) {
     thread_local Scratch scratch;
     float* copy = scratch.get(3 * pitch);
@@ -38,14 +37,16 @@ inline void grey(const GreyShape& s, const float* image, const float* kernel, co
     for (int64_t row = cut.begin(item); row < cut.begin(item + 1); ++row) {
       grey_rows(s, image, row / s.out_height, row % s.out_height, copy, pitch);
       for (int64_t first = 0; first < c; first += kGreyChannels) {
-        V weights[9][kGreyVectors], sum[kGreyVectors], square[kGreyVectors];
+        V weights[9][kGreyVectors], pivot[kGreyVectors], sum[kGreyVectors], square[kGreyVectors];
+        bool fresh = row == cut.begin(item);
         int64_t n[kGreyVectors];
         for (int j = 0; j < kGreyVectors; ++j) {
           const int64_t at = first + j * kLanes;
           n[j] = std::max<int64_t>(0, c - at);
           for (int t = 0; t < 9; ++t) weights[t][j] = n[j] ? load(kernel + t * c + at, n[j]) : V{};
-          sum[j] = n[j] ? load(total + at, n[j]) : V{};
-          square[j] = n[j] ? load(total + c + at, n[j]) : V{};
+          pivot[j] = n[j] ? load(total + at, n[j]) : V{};
+          sum[j] = n[j] ? load(total + c + at, n[j]) : V{};
+          square[j] = n[j] ? load(total + 2 * c + at, n[j]) : V{};
         }
         float* y = output.y + row * s.out_width * c + first;
         for (int64_t u = 0; u < s.out_width; ++u, y += c) {
@@ -56,20 +57,25 @@ inline void grey(const GreyShape& s, const float* image, const float* kernel, co
             for (int j = 0; j < kGreyVectors; ++j) value[j] += pixel * weights[t][j];
           }
           for (int j = 0; j < kGreyVectors; ++j) {
-            sum[j] += value[j];
-            square[j] += value[j] * value[j];
+            if (fresh) pivot[j] = value[j];
+            const V distance = value[j] - pivot[j];
+            sum[j] += distance;
+            square[j] += distance * distance;
             if (n[j]) store(y + j * kLanes, value[j], n[j]);
           }
+          fresh = false;
         }
         for (int j = 0; j < kGreyVectors; ++j)
           if (n[j]) {
-            store(total + first + j * kLanes, sum[j], n[j]);
-            store(total + c + first + j * kLanes, square[j], n[j]);
+            store(total + first + j * kLanes, pivot[j], n[j]);
+            store(total + c + first + j * kLanes, sum[j], n[j]);
+            store(total + 2 * c + first + j * kLanes, square[j], n[j]);
           }
       }
     }
   });
-  sums.moments(c, s.batch * s.out_height * s.out_width, output);
+  const auto count = [&](int64_t item) { return (cut.begin(item + 1) - cut.begin(item)) * s.out_width; };
+  sums.moments(c, count, output);
 }
 
 inline void grey_gradient(const GreyShape& s, const float* image, const OutputGradient& output, float* kernel_gradient,
@@ -84,21 +90,22 @@ inline void grey_gradient(const GreyShape& s, const float* image, const OutputGr
     for (int64_t row = cut.begin(item); row < cut.begin(item + 1); ++row) {
       grey_rows(s, image, row / s.out_height, row % s.out_height, copy, pitch);
       for (int64_t first = 0; first < c; first += kGreyChannels) {
-        V taps[9][kGreyVectors], offset[kGreyVectors], slope[kGreyVectors];
+        V taps[9][kGreyVectors];
         int64_t n[kGreyVectors];
         for (int j = 0; j < kGreyVectors; ++j) {
           const int64_t at = first + j * kLanes;
           n[j] = std::max<int64_t>(0, c - at);
           for (int t = 0; t < 9; ++t) taps[t][j] = n[j] ? load(total + t * c + at, n[j]) : V{};
-          offset[j] = n[j] ? load(output.offset + at, n[j]) : V{};
-          slope[j] = n[j] ? load(output.slope + at, n[j]) : V{};
         }
         int64_t at = row * s.out_width * c + first;
         for (int64_t u = 0; u < s.out_width; ++u, at += c) {
           V g[kGreyVectors]{};
           for (int j = 0; j < kGreyVectors; ++j)
-            if (n[j])
-              g[j] = load(output.dy + at + j * kLanes, n[j]) + offset[j] + slope[j] * load(output.y + at + j * kLanes, n[j]);
+            if (n[j]) {
+              const int64_t lane = at + j * kLanes;
+              g[j] = output_gradient(output, load(output.dy + lane, n[j]), load(output.y + lane, n[j]),
+                                     first + j * kLanes, n[j]);
+            }
 #pragma GCC unroll 9
           for (int t = 0; t < 9; ++t) {
             const V pixel = splat(copy[t / 3 * pitch + 2 * u + t % 3]);

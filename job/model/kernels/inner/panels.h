@@ -29,7 +29,12 @@ inline void normalise_row(const Pending& input, int64_t row, int64_t channels, c
     }
 }
 
-// A row of the output's whole gradient.
+// The output's whole gradient from its parts, at the channels [c, c + n).
+inline V output_gradient(const OutputGradient& g, V dy, V y, int64_t c, int64_t n) {
+  return dy + load(g.offset + c, n) + load(g.slope + c, n) * (y - load(g.mean + c, n));
+}
+
+// A row of it.
 inline void output_gradient_row(const OutputGradient& g, int64_t row, int64_t channels, const Panels& to, int64_t to_row) {
   const float* y = g.y + row * channels;
   const float* dy = g.dy + row * channels;
@@ -37,7 +42,7 @@ inline void output_gradient_row(const OutputGradient& g, int64_t row, int64_t ch
   for (int64_t c = 0; c < channels; c += kTileColumns, out += to.stride)
     for (int j = 0; j < kTileVectors; ++j) {
       const int64_t at = c + j * kLanes, n = channels - at;
-      store(out + j * kLanes, n > 0 ? load(dy + at, n) + load(g.offset + at, n) + load(g.slope + at, n) * load(y + at, n) : V{});
+      store(out + j * kLanes, n > 0 ? output_gradient(g, load(dy + at, n), load(y + at, n), at, n) : V{});
     }
 }
 

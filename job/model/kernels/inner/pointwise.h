@@ -29,14 +29,16 @@ inline void pointwise(const PointwiseShape& shape, const Pending& input, const f
   const int64_t panel_size = in * kTileColumns;
   Shared packed(cut.panels * panel_size);
   if (!cut.by_columns) parallel(cut.panels, [&](int64_t p) { pack_panel(kernel, in, out, p, packed + p * panel_size); });
-  Sums sums(cut.row_items, 2, cut.panels * kTileColumns);
+  const int64_t width = cut.panels * kTileColumns;
+  Sums sums(cut.row_items, 3, width);
   parallel(cut.items, [&](int64_t item) {
     thread_local Scratch scratch;
     const int64_t row_item = item / cut.column_items, first_panel = item % cut.column_items * cut.item_panels;
     const int64_t last_panel = std::min(cut.panels, first_panel + cut.item_panels);
     const int64_t first = row_item * cut.item_rows, last = std::min(rows, first + cut.item_rows);
-    float* total = sums.of(row_item);
-    float* squares = total + cut.panels * kTileColumns;
+    float* pivots = sums.of(row_item);
+    float* total = pivots + width;
+    float* squares = total + width;
     for (int64_t c = first_panel * kTileColumns; c < last_panel * kTileColumns; ++c) total[c] = squares[c] = 0;
     if (cut.by_columns)
       for (int64_t p = first_panel; p < last_panel; ++p) pack_panel(kernel, in, out, p, packed + p * panel_size);
@@ -47,8 +49,9 @@ inline void pointwise(const PointwiseShape& shape, const Pending& input, const f
       for (int64_t r = block; r < end; ++r) normalise_row(input, r, in, x, r - block);
       for (int64_t p = first_panel; p < last_panel; ++p) {
         const int64_t c = p * kTileColumns;
-        V sum[kTileVectors], square[kTileVectors];
+        V pivot[kTileVectors], sum[kTileVectors], square[kTileVectors];
         for (int j = 0; j < kTileVectors; ++j) {
+          pivot[j] = block > first ? load(pivots + c + j * kLanes) : V{};
           sum[j] = load(total + c + j * kLanes);
           square[j] = load(squares + c + j * kLanes);
         }
@@ -58,11 +61,13 @@ inline void pointwise(const PointwiseShape& shape, const Pending& input, const f
           with_rows(count, [&](auto n) {
             tile_along<n.value>(in, x.at(r - block, 0), x.stride, packed + p * panel_size, result);
           });
+          if (r == first)
+            for (int j = 0; j < kTileVectors; ++j) store(pivots + c + j * kLanes, pivot[j] = load(result + j * kLanes));
           for (int64_t i = 0; i < count; ++i)
             for (int j = 0; j < kTileVectors; ++j) {
-              const V y = load(result + i * kTileColumns + j * kLanes);
-              sum[j] += y;
-              square[j] += y * y;
+              const V y = load(result + i * kTileColumns + j * kLanes), distance = y - pivot[j];
+              sum[j] += distance;
+              square[j] += distance * distance;
               const int64_t n = out - c - j * kLanes;
               if (n > 0) store(output.y + (r + i) * out + c + j * kLanes, y, n);
             }
@@ -74,7 +79,8 @@ inline void pointwise(const PointwiseShape& shape, const Pending& input, const f
       }
     }
   });
-  sums.moments(out, rows, output);
+  const auto count = [&](int64_t item) { return std::min(cut.item_rows, rows - item * cut.item_rows); };
+  sums.moments(out, count, output);
 }
 
 }  // namespace fashion::VARIANT

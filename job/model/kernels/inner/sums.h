@@ -7,7 +7,7 @@
 
 namespace fashion::VARIANT {
 
-// Every item has rows of `channels` sums of its own: two for mean and variance, or for scale and shift.
+// Every item has rows of `channels` sums of its own.
 class Sums {
  public:
   Sums(int64_t items, int64_t rows, int64_t channels)
@@ -27,15 +27,26 @@ class Sums {
     for (int64_t c = 0; c < channels; ++c) out[c] = static_cast<float>(sums[c]);
   }
 
-  // Row 0 holds sums and row 1 sums of squares over `count` values of each of the first `channels` channels.
-  void moments(int64_t channels, int64_t count, const Moments& out) const {
-    std::vector<double> sums(channels, 0.0), squares(channels, 0.0);
-    add(0, channels, sums.data());
-    add(1, channels, squares.data());
+  // Mean and variance of the first `channels` channels. Row 0 holds each item's pivot (one of its own values), row 1 its
+  // sums and row 2 its sums of squares, of distances from the pivot: squares of the values themselves would lose the
+  // digits of a small variance about a large mean. counts: values of each item.
+  template <class Counts>
+  void moments(int64_t channels, const Counts& counts, const Moments& out) const {
+    std::vector<double> mean(channels, 0.0), squares(channels, 0.0);
+    double seen = 0;
+    for (int64_t item = 0; item < items_; ++item) {
+      const float* pivot = data_ + item * width_;
+      const double count = counts(item), share = count / (seen + count);
+      for (int64_t c = 0; c < channels; ++c) {
+        const double sum = pivot[channels_ + c], own = pivot[c] + sum / count, distance = own - mean[c];
+        mean[c] += distance * share;
+        squares[c] += pivot[2 * channels_ + c] - sum * sum / count + distance * distance * seen * share;
+      }
+      seen += count;
+    }
     for (int64_t c = 0; c < channels; ++c) {
-      const double mean = sums[c] / count, variance = squares[c] / count - mean * mean;
-      out.mean[c] = static_cast<float>(mean);
-      out.variance[c] = static_cast<float>(variance < 0 ? 0 : variance);
+      out.mean[c] = static_cast<float>(mean[c]);
+      out.variance[c] = static_cast<float>(squares[c] < 0 ? 0 : squares[c] / seen);
     }
   }
 

@@ -33,10 +33,11 @@ struct Moments {
 };
 
 // The gradient with respect to y, of which mean and variance are functions too:
-// total = dy + offset + slope · y, formed as it is read.
+// total = dy + offset + slope · (y - mean), formed as it is read.
 struct OutputGradient {
   const float* y;
   const float* dy;
+  const float* mean;
   const float* offset;
   const float* slope;
 };

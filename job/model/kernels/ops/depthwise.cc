@@ -73,10 +73,10 @@ struct DepthwiseGradient : OpKernel {
     OP_REQUIRES_OK(context, allocate(context, 2, {shape.channels}, &to.shift));
     OP_REQUIRES_OK(context, allocate(context, 3, context->input(3).shape(), &kernel_gradient));
     const Pending input{data(context->input(0)), data(context->input(1)), data(context->input(2))};
-    const MomentsGradient moments(data(context->input(6)), data(context->input(7)), data(context->input(8)),
-                                  shape.channels, shape.batch * shape.out_height * shape.out_width);
+    const MomentsGradient moments(data(context->input(7)), data(context->input(8)), shape.channels, shape.batch * shape.out_height * shape.out_width);
     kernels().depthwise_gradient(shape, input, data(context->input(3)),
-                                 {data(context->input(4)), data(context->input(5)), moments.offset(), moments.slope()},
+                                 {data(context->input(4)), data(context->input(5)), data(context->input(6)), moments.offset(),
+                                  moments.slope()},
                                  to, kernel_gradient, threads(context));
   }
   int64_t stride;

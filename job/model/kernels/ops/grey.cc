@@ -63,11 +63,11 @@ struct GreyGradient : OpKernel {
     OP_REQUIRES_OK(context, check_vectors(context, 4, 7, shape.channels));
     float* kernel_gradient;
     OP_REQUIRES_OK(context, allocate(context, 0, context->input(1).shape(), &kernel_gradient));
-    const MomentsGradient moments(data(context->input(4)), data(context->input(5)), data(context->input(6)),
-                                  shape.channels, shape.batch * shape.out_height * shape.out_width);
+    const MomentsGradient moments(data(context->input(5)), data(context->input(6)), shape.channels, shape.batch * shape.out_height * shape.out_width);
     std::vector<float> folded(9 * shape.channels);
     kernels().grey_gradient(shape, data(context->input(0)),
-                            {data(context->input(2)), data(context->input(3)), moments.offset(), moments.slope()},
+                            {data(context->input(2)), data(context->input(3)), data(context->input(4)), moments.offset(),
+                                  moments.slope()},
                             folded.data(), threads(context));
     // The channels are equal, and so are their gradients.
     for (int64_t tap = 0; tap < 9; ++tap)

@@ -48,12 +48,12 @@ struct NormaliseGradient : OpKernel {
     for (int i = 0; i < 5; ++i) in[i] = data(context->input(i));
     for (int i = 0; i < 4; ++i) OP_REQUIRES_OK(context, allocate(context, i, {channels}, &out[i]));
     for (int64_t c = 0; c < channels; ++c) {
-      const float mean = in[0][c], gamma = in[2][c], d_shift = in[4][c];
-      const float inverse = 1 / std::sqrt(in[1][c] + epsilon);
+      const float mean = in[0][c], d_shift = in[4][c], deviation = std::sqrt(in[1][c] + epsilon);
+      const float scale = in[2][c] / deviation;
       const float d_scale = in[3][c] - d_shift * mean;  // scale also acts through shift = beta - mean * scale
-      out[0][c] = -d_shift * gamma * inverse;
-      out[1][c] = -0.5f * d_scale * gamma * inverse * inverse * inverse;
-      out[2][c] = d_scale * inverse;
+      out[0][c] = -d_shift * scale;
+      out[1][c] = -0.5f * d_scale * scale / (deviation * deviation);
+      out[2][c] = d_scale / deviation;
       out[3][c] = d_shift;
     }
   }

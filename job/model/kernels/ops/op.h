@@ -24,7 +24,7 @@ absl::Status allocate(tensorflow::OpKernelContext* context, int index, const ten
 // Gradients of the moments, turned into what is added to the gradient of y: see OutputGradient.
 class MomentsGradient {
  public:
-  MomentsGradient(const float* mean, const float* d_mean, const float* d_variance, int64_t channels, int64_t rows);
+  MomentsGradient(const float* d_mean, const float* d_variance, int64_t channels, int64_t rows);
   const float* offset() const { return values_.data(); }
   const float* slope() const { return values_.data() + values_.size() / 2; }
 

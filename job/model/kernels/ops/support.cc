@@ -118,13 +118,11 @@ absl::Status allocate(tensorflow::OpKernelContext* context, int index, const ten
   return absl::OkStatus();
 }
 
-MomentsGradient::MomentsGradient(const float* mean, const float* d_mean, const float* d_variance, int64_t channels,
-                                 int64_t rows)
+MomentsGradient::MomentsGradient(const float* d_mean, const float* d_variance, int64_t channels, int64_t rows)
     : values_(2 * channels) {
   for (int64_t c = 0; c < channels; ++c) {
-    const float slope = 2 * d_variance[c] / rows;
-    values_[c] = d_mean[c] / rows - slope * mean[c];
-    values_[channels + c] = slope;
+    values_[c] = d_mean[c] / rows;
+    values_[channels + c] = 2 * d_variance[c] / rows;
   }
 }
 
