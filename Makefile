@@ -1,5 +1,5 @@
 # make train   set up what is missing, then train on 2 ranks    NP=4 ARGS='--recipe best' pass on what you want
-# make test    set up what is missing, then pass the tests      ARGS='-m "not slow"' likewise
+# make test    set up what is missing, then pass the tests      ARGS='-m slow' for the long ones
 # make lock    resolve requirements/*.in anew (needs uv)
 #
 # Needs Python 3.11, make and a C++17 compiler.

@@ -15,7 +15,9 @@ from pathlib import Path
 UNUSED = {
     "headers": ["**/include", "**/*.h", "**/*.hpp", "**/*.cuh", "**/*.pxd"],
     "static libraries": ["**/*.a"],
-    "sources to be compiled with a model": ["tensorflow/xla_aot_runtime_src"],
+    "compiler parts": ["clang", "tensorflow/xla_aot_runtime_src"],
+    "fonts for PDF": ["fontTools"],
+    "maps of minified scripts": ["ray/dashboard/**/*.map"],
     "tests of other packages": [
         "numpy/**/tests",
         "pandas/tests",
@@ -25,7 +27,7 @@ UNUSED = {
         "tensorflow/**/python/tests",
     ],
     "Ray's Java and reinforcement learning": ["ray/jars", "ray/rllib"],
-    "Arrow's network protocol and query plans": ["pyarrow/*flight*", "pyarrow/*substrait*"],
+    "Arrow's network protocol": ["pyarrow/*flight*"],
 }
 """What goes, as patterns below site-packages, under the reason why it can."""
 
@@ -75,7 +77,7 @@ def compile_imported(python: Path) -> int:
     """Compile the modules behind IMPORTED, with names and content that are the same in each build; return the bytes."""
     listing = "import sys\nfor module in list(sys.modules.values()): print(getattr(module, '__file__', None) or '')"
     command = [str(python), "-B", "-c", f"{IMPORTED}\n{listing}"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     added = 0
     for line in done.stdout.splitlines():
         if line.endswith(".py") and Path(line).is_relative_to(python.parent.parent):

@@ -86,7 +86,7 @@ class Coordinator:
         self._last_tick = time.monotonic()
         self._code = DONE
         self._reason = ""
-        self._preempted = False
+        self._preempted = self._told_to_leave = False
         self._phase = Phase.GATHER
         self._deadline = self._remind = self._limit = 0.0
         self._gather(FAILED)
@@ -138,6 +138,7 @@ class Coordinator:
         if beat.generation == self._generation:
             self._exits |= {rank: RankExit(rank, code, asked) for rank, code, asked in beat.exits}
         self._restarts = max(self._restarts, beat.restarts)
+        self._told_to_leave |= beat.leaving
         if beat.leaving and self._phase is Phase.RUN:
             self._stop(PREEMPTED, f"pod {beat.pod} ({beat.name}) is being pre-empted")
         elif beat.leaving and self._phase is Phase.GATHER and not self._rules.rejoin:
@@ -207,7 +208,7 @@ class Coordinator:
         for beat in pods:
             self._environments[beat.pod] = [environments.pop(0) for _ in range(beat.ranks)]
         self._exits = {}
-        self._preempted = False
+        self._preempted = self._told_to_leave = False
         self._deadline = float("inf")
         self._phase = Phase.RUN
         self._say(f"world {self._generation}: {ranks} rank(s) on {len(pods)} pod(s)")
@@ -227,14 +228,13 @@ class Coordinator:
         exits = self._exits.values()
         by_themselves = [e for e in exits if not e.asked and e.code != 0]
         code = _gravest(by_themselves) if by_themselves else self._code
-        leaving = [p for p in self._pods.values() if p.beat.leaving]
         if len(exits) == sum(len(e) for e in self._environments.values()) and not any(e.code for e in exits):
             self._over(DONE, "every rank has ended with 0.")
         elif code == MISUSED:
             self._over(MISUSED, ", ".join(self._where(e) for e in by_themselves if e.code == MISUSED) + ".")
         elif self._preempted or code == PREEMPTED:
             # A pod that was told to leave comes back as a new one; if none was, the ranks were told, and all end.
-            if self._rules.rejoin and (leaving or len(self._pods) < self._size):
+            if self._rules.rejoin and self._told_to_leave:
                 self._gather(PREEMPTED)
                 self._say(f"waiting up to {self._rules.start_timeout:g} s for the pre-empted pod(s) to be replaced")
             else:

@@ -32,7 +32,7 @@ STATUSES = (
 _FIELDS = [
     ("phase", pa.string(), "search, or confirm: the best again with other seeds"),
     ("trial", pa.string(), "Ray Tune's id of the trial"),
-    ("number", pa.int32(), "of the trial in its phase, from 1 in the order of their starts"),
+    ("number", pa.int32(), "of the trial in its phase, from 1, in the order in which they were proposed"),
     ("epoch", pa.int32(), "from 1; 0 in the only row of a trial that finished none"),
     ("status", pa.string(), f"of the trial, the same in all its rows: {', '.join(STATUSES)}"),
     (
@@ -157,16 +157,16 @@ class Journal(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        self._note(trial, result, result.get("status", "running"))
+        self._note(trials, trial, result, result.get("status", "running"))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         status = (trial.last_result or {}).get("status", "running")
-        self._note(trial, trial.last_result or {}, "stopped" if status == "running" else status)
+        self._note(trials, trial, trial.last_result or {}, "stopped" if status == "running" else status)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._note(trial, {**(trial.last_result or {}), "problem": last_line(trial)}, "failed")
+        self._note(trials, trial, {**(trial.last_result or {}), "problem": last_line(trial)}, "failed")
 
-    def _note(self, trial: Trial, result: Mapping[str, Any], status: str) -> None:
+    def _note(self, trials: list[Trial], trial: Trial, result: Mapping[str, Any], status: str) -> None:
         mine = [row for (phase, name, _), row in self._rows.items() if (phase, name) == (self.phase, trial.trial_id)]
         epoch = int(result.get("epoch", 0))
         row = {name: result.get(name) for name in SCHEMA.names}
@@ -175,9 +175,7 @@ class Journal(Callback):
         row |= {
             "phase": self.phase,
             "trial": trial.trial_id,
-            "number": mine[0]["number"]
-            if mine
-            else 1 + len({r["trial"] for r in self.rows if r["phase"] == self.phase}),
+            "number": 1 + trials.index(trial),
             "epoch": epoch,
             "time": datetime.now(UTC),
             "settings": json.dumps(trial.config),

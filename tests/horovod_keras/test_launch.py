@@ -123,6 +123,19 @@ def test_a_preempted_pod_that_is_replaced_finds_the_others_waiting(pods: Pods, p
     assert pods.codes(8) == [0, 0]
 
 
+def test_a_preempted_pod_that_is_replaced_before_the_others_have_stopped_is_taken_in(pods: Pods) -> None:
+    command = script(
+        "trap 'test $HOROVOD_RANK = 1 || sleep 2; exit 75' TERM; mkdir up-$HOROVOD_RANK || exit 0; sleep 1000 & wait"
+    )
+    pods.start_all(command, "--rejoin")
+    until("both ranks run", lambda: len(list(pods.folder.glob("up-*"))) == 2, 8)
+    # Rank 0 takes two seconds to save: pod 1's successor is there before that.
+    pods.processes[1].terminate()
+    assert pods.code(1, 1.5) == 75
+    pods.start(1, command, "--rejoin")
+    assert pods.codes(10) == [0, 0]
+
+
 @pytest.mark.slow
 def test_a_preempted_pod_that_is_not_replaced_lets_the_others_end_with_75(pods: Pods) -> None:
     pods.start_all(
