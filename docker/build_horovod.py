@@ -123,7 +123,7 @@ def change(path: Path, old: str, new: str) -> None:
 
 
 def mend(source: Path) -> None:
-    """Make the source fit TensorFlow 2.21 and a CUDA runtime that is shared with TensorFlow.
+    """Make the source fit TensorFlow 2.21 and a CUDA runtime that is shared with TensorFlow, and mend one mistake.
 
     The XLA operations are left out: they include headers that have moved, and serve GPUs only, under a switch.
     """
@@ -134,6 +134,11 @@ def mend(source: Path) -> None:
     change(tensorflow / "mpi_ops.cc", STREAM_INCLUDED, STREAM_DEFINED)
     runtime = 'set(CMAKE_CUDA_RUNTIME_LIBRARY "{}")'
     change(source / "CMakeLists.txt", runtime.format("Static"), runtime.format("Shared"))
+    # Process sets, the global one among them, would forget the network interface that the user has named.
+    device = "  device_attr.iface = gloo_iface_;\n  device_attr.ai_family = AF_UNSPEC;\n  auto dev = CreateDevice(device_attr);\n"
+    following = "\n  global_ctx = global_context.ctx;\n"
+    named = "  gloo_iface_ = global_context.gloo_iface_;\n"
+    change(source / "horovod/common/gloo/gloo_context.cc", device + following, named + device + following)
 
 
 def gpu_options(cuda: Path, architectures: str) -> dict[str, str]:
