@@ -135,10 +135,9 @@ def mend(source: Path) -> None:
     runtime = 'set(CMAKE_CUDA_RUNTIME_LIBRARY "{}")'
     change(source / "CMakeLists.txt", runtime.format("Static"), runtime.format("Shared"))
     # Process sets, the global one among them, would forget the network interface that the user has named.
-    device = "  device_attr.iface = gloo_iface_;\n  device_attr.ai_family = AF_UNSPEC;\n  auto dev = CreateDevice(device_attr);\n"
-    following = "\n  global_ctx = global_context.ctx;\n"
-    named = "  gloo_iface_ = global_context.gloo_iface_;\n"
-    change(source / "horovod/common/gloo/gloo_context.cc", device + following, named + device + following)
+    device = "  auto dev = CreateDevice(device_attr);\n\n  global_ctx = global_context.ctx;\n"
+    named = "  device_attr.iface = global_context.gloo_iface_;\n"
+    change(source / "horovod/common/gloo/gloo_context.cc", device, named + device)
 
 
 def gpu_options(cuda: Path, architectures: str) -> dict[str, str]:
