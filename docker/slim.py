@@ -16,7 +16,6 @@ UNUSED = {
     "headers": ["**/include", "**/*.h", "**/*.hpp", "**/*.cuh", "**/*.pxd"],
     "static libraries": ["**/*.a"],
     "compiler parts": ["clang", "tensorflow/xla_aot_runtime_src"],
-    "fonts for PDF": ["fontTools"],
     "maps of minified scripts": ["ray/dashboard/**/*.map"],
     "tests of other packages": [
         "numpy/**/tests",
@@ -31,8 +30,8 @@ UNUSED = {
 }
 """What goes, as patterns below site-packages, under the reason why it can."""
 
-SYMBOLS_FROM = 1_000_000
-"""Bytes from which on a library is worth stripping."""
+STRIPPED = ["horovod/**/*.so", "pyarrow/*.so*", "ray/_raylet.so", "ray/core/**/*", "tensorflow/**/*.so*"]
+"""What carries symbols that the loader doesn't use. Not all: libraries that patchelf has changed don't survive it."""
 
 IMPORTED = """
 import horovod.tensorflow, jinja2, keras, matplotlib.pyplot, optuna, pandas, pooch, psutil, pyarrow.parquet
@@ -60,15 +59,16 @@ def remove(site: Path, patterns: list[str]) -> int:
 
 
 def strip(site: Path) -> int:
-    """Drop symbols that the loader doesn't use from large libraries and programs; return the bytes saved."""
+    """Drop symbols that the loader doesn't use; return the bytes saved."""
     saved = 0
-    for path in site.rglob("*"):
-        if path.is_symlink() or not path.is_file() or (before := path.stat().st_size) < SYMBOLS_FROM:
+    for path in [path for pattern in STRIPPED for path in site.glob(pattern)]:
+        sections = subprocess.run(
+            ["readelf", "--sections", "--wide", path], capture_output=True, text=True, check=False
+        )
+        if ".symtab" not in sections.stdout:
             continue
-        with path.open("rb") as file:
-            if file.read(4) != b"\x7fELF":
-                continue
-        subprocess.run(["strip", "--strip-unneeded", "--preserve-dates", str(path)], check=True)
+        before = path.stat().st_size
+        subprocess.run(["strip", "--strip-unneeded", "--preserve-dates", path], check=True)
         saved += before - path.stat().st_size
     return saved
 

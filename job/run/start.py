@@ -100,7 +100,7 @@ def others_may_go(ranks: Collectives, watchdog: Watchdog) -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        if "Horovod" not in str(error):
+        if "horovod" not in str(error).lower():
             raise
         raise LostRankError(
             f"rank {ranks.rank} on {socket.gethostname()} lost another rank while it waited for {watchdog.what}. "

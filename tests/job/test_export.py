@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 
+import keras
 import numpy as np
 import pytest
 
@@ -27,9 +28,12 @@ def test_an_export_gives_the_model_s_answers(finished_run, tmp_path, capsys, nam
 def network(tmp_path_factory):
     """The job's own network as training saves it, small, with weights that make its answers differ."""
     folder = tmp_path_factory.mktemp("network")
+    keras.utils.set_random_seed(0)
     model = serving_model(resolution=32, input_range=(-1, 1), dropout=0.5, alpha=0.25)
     generator = np.random.default_rng(0)
     model.set_weights([weights + 0.1 * generator.random(weights.shape, np.float32) for weights in model.get_weights()])
+    classifier = model.get_layer("predictions").kernel
+    classifier.assign(20 * classifier.numpy())
     model.save(folder / "model.keras")
     return folder
 
