@@ -93,7 +93,10 @@ def main() -> None:
     turn = make(options.resolution, options.batch, options.steps)
     turn()
     print(
-        json.dumps({"tensorflow": tf.__version__, "keras": keras.__version__, "kernels": kernels.status()}), flush=True
+        json.dumps(
+            {"tensorflow": tf.__version__, "keras": keras.__version__, "kernels": kernels.status().partition(" (")[0]}
+        ),
+        flush=True,
     )
     for _ in sys.stdin:
         print(json.dumps(turn()), flush=True)
