@@ -13,6 +13,8 @@ import psutil
 from tune.records import Row, read
 
 ROOT = Path(__file__).parents[2]
+# How Ray titles the processes: a trial's class is wrapped by `tune.with_parameters`.
+RANK, TRIAL = "ray::_Process", "ray::_Inner"
 # Tiny: what is tested is who does what when, not what is learned.
 SMALL = [
     "--dataset",
@@ -74,11 +76,11 @@ class Sweep:
 
     def ranks(self) -> list[psutil.Process]:
         """The processes that train."""
-        return named(self.descendants(), "ray::_Process.execute")
+        return named(self.descendants(), RANK)
 
     def trials(self) -> list[psutil.Process]:
         """The processes that hold a trial."""
-        return named(self.descendants(), "ray::Trial.")
+        return named(self.descendants(), TRIAL)
 
 
 def named(processes: Iterable[psutil.Process], start: str) -> list[psutil.Process]:

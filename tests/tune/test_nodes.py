@@ -12,7 +12,7 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from tests.tune.searches import Sweep, all_gone, named
+from tests.tune.searches import RANK, TRIAL, Sweep, all_gone, named
 from tune.group import Member, ProcessGroup
 from tune.records import summaries
 
@@ -55,7 +55,7 @@ def test_local_and_cross_ranks_follow_the_nodes(two_nodes: str) -> None:
 
 def workers() -> list[psutil.Process]:
     """Processes of any trial or rank on this machine's clusters."""
-    return [*named(psutil.process_iter(), "ray::_Process"), *named(psutil.process_iter(), "ray::Trial")]
+    return [p for title in (RANK, TRIAL) for p in named(psutil.process_iter(), title)]
 
 
 def leftovers(address: str) -> list[str]:
@@ -88,7 +88,7 @@ def test_a_search_on_two_nodes_leaves_nothing_on_the_cluster(
         sweep.end()
     else:
         if victim:
-            name = {"rank": "ray::_Process.execute", "trial": "ray::Trial"}[victim]
+            name = {"rank": RANK, "trial": TRIAL}[victim]
             os.kill(named(during, name)[0].pid, signal.SIGKILL)
         assert sweep.end() == 0, sweep.output
         assert all(t.status in ("done", "stopped") for t in summaries(sweep.rows(), "search"))
