@@ -210,7 +210,7 @@ def resolve(overrides: Sequence[Mapping[str, Any]]) -> Config:
     for layer in overrides:
         given |= layer
     recipe = given.get("recipe", "original")
-    defaults = dataclasses.asdict(RECIPES[recipe]) if recipe in RECIPES else {}
+    defaults = dataclasses.asdict(RECIPES[recipe]) if isinstance(recipe, str) and recipe in RECIPES else {}
     if os.environ.get("FASHION_MNIST_DIR"):
         defaults["data_dir"] = os.environ["FASHION_MNIST_DIR"]
     try:

@@ -90,7 +90,7 @@ class Keeper(keras.callbacks.Callback):
         if not math.isfinite(loss):
             raise DivergedError(
                 f"the loss became {loss} between steps {position.step - 1} and {position.step} of epoch "
-                f"{position.epoch + 1}. Lower --learning-rate; the last checkpoint is from before."
+                f"{position.epoch + 1}. Lower --learning-rate and give another --run."
             )
         agreed = self.model.optimizer.exchange.agreed.numpy()
         if position.step == self.steps:  # the end of the epoch saves, and stops, by itself

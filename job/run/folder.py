@@ -1,12 +1,15 @@
 """The run folder: what is in it, and the rule that one folder holds one run."""
 
 import contextlib
+import errno
 import json
+import math
 import platform
 import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -44,18 +47,24 @@ class RunFolder:
             self._lock = filelock.FileLock(self.path / ".lock", timeout=5)
             self._lock.acquire()
             known = self.path / "config.yaml"
-            if known.exists():
-                self._refuse_another_run(identity, yaml.safe_load(known.read_text()))
+            if known.exists() and self._has_begun():
+                self._refuse_another_run(identity, _read(known, yaml.safe_load))
             self.checkpoints = Checkpoints(self.path / "checkpoints")
             write_atomically(known, yaml.safe_dump(plain(config) | {"data": source}, sort_keys=False).encode())
         except filelock.Timeout:
             raise InputError(
                 f"run folder {self.path} is in use by another job. Wait for it or choose another."
             ) from None
-        except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
             raise InputError(
                 f"run folder {self.path} can't be used: {error.strerror}. Choose another with --run."
             ) from None
+
+    def _has_begun(self) -> bool:
+        """Whether there is anything to lose: a run that failed before its first checkpoint left nothing."""
+        return (self.path / "result.json").exists() or any((self.path / "checkpoints").glob("*.safetensors"))
 
     def _refuse_another_run(self, identity: dict[str, Any], known: Any) -> None:
         if not isinstance(known, dict):
@@ -71,7 +80,7 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """The content of ``result.json``, or None while the run isn't finished."""
         path = self.path / "result.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return _read(path, json.loads) if path.exists() else None
 
     def write_json(self, name: str, value: Any) -> None:
         """Write one of the folder's JSON files."""
@@ -81,13 +90,30 @@ class RunFolder:
         """Drop what an interrupted run noted of this epoch (from 1) and later ones: they are trained again."""
         path = self.path / "metrics.jsonl"
         if path.exists():
-            lines = [line for line in path.read_text().splitlines() if json.loads(line)["epoch"] < epoch]
+            lines = [line for line in path.read_text().splitlines() if _epoch(line) < epoch]
             write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add one epoch's line to ``metrics.jsonl``."""
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> Any:
+    try:
+        return parse(path.read_text())
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(
+            f"{path} is damaged: {' '.join(str(error).split())}. Choose another folder with --run."
+        ) from None
+
+
+def _epoch(line: str) -> float:
+    """The epoch of a line of metrics; infinity, so that it is dropped, for one that was cut while it was written."""
+    try:
+        return json.loads(line)["epoch"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def environment(ranks: int, threads: int, kernels: str) -> dict[str, Any]:

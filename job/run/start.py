@@ -78,15 +78,22 @@ def say(ranks: Collectives, line: str) -> None:
 
 @contextlib.contextmanager
 def agreed(ranks: Collectives) -> Iterator[None]:
-    """Whatever input error any rank meets inside, all ranks raise. Raises InputError."""
-    error = None
+    """Whatever input error, or refusal of the file system, any rank meets inside, all ranks raise.
+
+    Raises InputError or OSError.
+    """
+    found: dict[str, Any] | None = None
     try:
         yield
     except InputError as raised:
-        error = str(raised)
-    errors = [found for found in ranks.gather(error, "input_errors") if found]
+        found = {"input": str(raised)}
+    except OSError as raised:
+        if raised.errno is None:  # not the file system's
+            raise
+        found = {"os": [raised.errno, raised.strerror, raised.filename and str(raised.filename)]}
+    errors = [error for error in ranks.gather(found, "errors") if error]
     if errors:
-        raise InputError(errors[0])
+        raise InputError(errors[0]["input"]) if "input" in errors[0] else OSError(*errors[0]["os"])
 
 
 def broadcast(ranks: Collectives, value: Any) -> Any:

@@ -242,6 +242,29 @@ def test_a_full_disk_ends_the_run_with_one_line(launch, tmp_path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_refused_run_leaves_its_folder_to_the_corrected_command(launch, tmp_path) -> None:
+    assert train(launch, 0, tmp_path / "run", "--weights", "/nowhere.h5").returncode == 2
+    done = train(launch, 0, tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_full_disk_at_the_start_is_one_line_from_one_of_two_ranks(launch, tmp_path) -> None:
+    small = tmp_path / "disk"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", small]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("a small file system can't be mounted here: needs root")
+    try:
+        (small / "fill").write_bytes(b"0" * 4096)
+        done = train(launch, 2, small / "run")
+    finally:
+        subprocess.run(["umount", small], check=True)
+    assert done.returncode == 1
+    ours = [line for line in done.stderr.splitlines() if line.startswith("[")]
+    assert len([line for line in ours if "No space left on device" in line]) == 1
+    assert not [line for line in ours if "Traceback" in line]
+
+
 def test_help_lists_every_option_and_needs_no_tensorflow(launch) -> None:
     start = time.monotonic()
     done = launch(0, "-X", "importtime", "-m", "job.train", "--help")

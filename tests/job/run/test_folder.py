@@ -1,0 +1,55 @@
+"""The run folder after something was cut off while it was written."""
+
+import pytest
+
+from job.config import resolve
+from job.errors import InputError
+from job.run.checkpoints import Position
+from job.run.folder import RunFolder
+
+
+def begun(path) -> RunFolder:
+    """A run that has a checkpoint."""
+    folder = RunFolder(resolve([{"run": path}]), "data")
+    folder.checkpoints.save({}, Position(epoch=1))
+    folder.checkpoints.wait()
+    return folder
+
+
+def test_a_line_of_metrics_that_was_cut_is_dropped(tmp_path) -> None:
+    folder = begun(tmp_path / "run")
+    folder.append_metrics({"epoch": 1})
+    with (folder.path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "lo')
+    folder.keep_metrics_before(2)
+    assert (folder.path / "metrics.jsonl").read_text() == '{"epoch": 1}\n'
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "result.json"])
+def test_a_damaged_file_is_named_in_one_line(tmp_path, name) -> None:
+    folder = begun(tmp_path / "run")
+    path = folder.path
+    (path / name).write_text('{"status": [')
+    with pytest.raises(InputError, match=name) as raised:
+        if name == "result.json":
+            folder.result()
+        else:
+            del folder  # its lock
+            RunFolder(resolve([{"run": path}]), "data")
+    assert "\n" not in str(raised.value)
+
+
+def test_another_run_is_refused_only_where_there_is_something_to_lose(tmp_path) -> None:
+    path = tmp_path / "run"
+    RunFolder(resolve([{"run": path}]), "data")
+    folder = RunFolder(resolve([{"run": path, "dropout": 0.3}]), "data")
+    folder.checkpoints.save({}, Position(epoch=1))
+    folder.checkpoints.wait()
+    del folder
+    with pytest.raises(InputError, match=r"--dropout is 0\.3 there, 0\.5 now"):
+        RunFolder(resolve([{"run": path}]), "data")
+
+
+def test_a_folder_that_cannot_be_made_is_an_input_error() -> None:
+    with pytest.raises(InputError, match="can't be used"):
+        RunFolder(resolve([{"run": "/proc/x"}]), "data")
