@@ -20,8 +20,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 
 train: $(STAMPS)/run
 	@options=$$($(BIN)/python -m job.fetch $(ARGS)) && \
-	echo "horovodrun -np $(NP) python -m job.train --recipe fast --epochs 3 $$options $(ARGS)" && \
-	PATH=$(abspath $(BIN)):$$PATH horovodrun -np $(NP) python -m job.train --recipe fast --epochs 3 $$options $(ARGS)
+	echo "horovodrun -np $(NP) python -m job.train $$options $(ARGS)" && \
+	PATH=$(abspath $(BIN)):$$PATH horovodrun -np $(NP) python -m job.train $$options $(ARGS)
 
 test: $(STAMPS)/test check
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m pytest $(ARGS)

@@ -54,7 +54,7 @@ check_shared_memory() {
 
 # The first folder that holds Fashion-MNIST, from $1 down to $2 folders deeper.
 holding_data() {
-    find "$1" -maxdepth $(($2 + 1)) \( -name 'train-images-idx3-ubyte*' -o -name fashion-mnist_train.csv \) -printf '%h\n' -quit 2>/dev/null
+    find "$1" -maxdepth $(($2 + 1)) \( -name 'train-images-idx3-ubyte*' -o -name fashion-mnist_train.csv \) -printf '%h\n' -quit 2>/dev/null || true  # folders that can't be read
 }
 
 # Data that was mounted is used where it belongs, and missed where it doesn't: the job would download it instead.

@@ -169,10 +169,6 @@ class Config(Recipe):
     """Seconds between checkpoints within an epoch."""
     step_timeout: Annotated[float, Field(gt=0)] = 300.0
     """Seconds without progress after which a rank gives up, so that no run hangs."""
-    profile: bool = False
-    """Write a TensorBoard profile of some steps."""
-    timeline: Path | None = None
-    """Write Horovod's timeline of the exchanges to this file."""
     print_config: bool = False
     """Print the resolved configuration as YAML and stop."""
 
@@ -187,9 +183,7 @@ class Config(Recipe):
 
 
 # Options that may differ between the parts of one interrupted and resumed run.
-CIRCUMSTANCES = frozenset(
-    ["data_dir", "run", "config", "threads", "checkpoint_every", "step_timeout", "profile", "timeline", "print_config"]
-)
+CIRCUMSTANCES = frozenset(["data_dir", "run", "config", "threads", "checkpoint_every", "step_timeout", "print_config"])
 
 
 def plain(config: Recipe) -> dict[str, Any]:

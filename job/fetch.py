@@ -2,7 +2,7 @@
 
     python -m job.fetch [options of job.train]
 
-One line on stdout, for `job.train`: nothing where both are there or the options say what to take, else
+One line on stdout, for `job.train`: a short `--recipe fast` where no recipe is given, and, for what is not there,
 `--dataset garments` or `--weights none`, each with a warning on stderr that can't be missed. `make train` begins so.
 """
 
@@ -10,18 +10,22 @@ import os
 import sys
 from pathlib import Path
 
-from job.config import parse_flags
+from job.config import parse_flags, read_yaml, resolve
 from job.errors import InputError, run_main
 
 
 def main() -> int:
     flags = parse_flags(sys.argv[1:], "python -m job.fetch")
+    given = read_yaml(Path(flags["config"])) | flags if "config" in flags else flags
+    resolve([given])  # a mistake is told here, before any rank is started
     from job import quiet
     from job.data import fashion_mnist
 
-    options = []
-    if "dataset" not in flags:
-        data_dir = flags.get("data_dir") or os.environ.get("FASHION_MNIST_DIR")
+    options = [] if "recipe" in given else ["--recipe fast"]
+    if "epochs" not in given and "recipe" not in given:
+        options.append("--epochs 3")
+    if "dataset" not in given:
+        data_dir = given.get("data_dir") or os.environ.get("FASHION_MNIST_DIR")
         try:
             print(f"data: {fashion_mnist.find(Path(data_dir) if data_dir else None).description}", file=sys.stderr)
         except InputError as error:
@@ -29,7 +33,7 @@ def main() -> int:
                 raise
             warn("THIS IS NOT FASHION-MNIST: training on garments drawn by this project's own code.", error)
             options.append("--dataset garments")
-    if "weights" not in flags:
+    if "weights" not in given:
         quiet.import_tensorflow()
         from job.model.weights import imagenet_weights
 

@@ -76,7 +76,7 @@ class Settings:
 
 # Options of the job that a search gives its trials itself, or that would let them see the test set.
 _OWN = frozenset(f.name for f in dataclasses.fields(Settings)) & options().keys()
-_NOT_FOR_TRIALS = {"run", "config", "print_config", "protocol", "threads", "profile", "timeline"}
+_NOT_FOR_TRIALS = {"run", "config", "print_config", "protocol", "threads"}
 # Options that may be others when a search goes on, and those that its space stands for.
 _CHANGEABLE = {"address", "measure", "max_failures"}
 _ELSEWHERE = {"out", "resume", "vary", "space"}

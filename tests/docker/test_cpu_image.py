@@ -47,8 +47,9 @@ def test_nothing_in_it_compiles_or_installs(podman, cpu_image) -> None:
 
 
 def test_no_headers_and_no_keys_are_in_it(podman, cpu_image) -> None:
+    """But for the sources of the C++ operations: their digest tells that the compiled library belongs to them."""
     names = " -o ".join(f"-name '{each}'" for each in ("*.h", "*.hpp", "ssh_host_*", "id_rsa*", "id_ed25519*"))
-    script = f"find / -xdev \\( {names} \\) 2>/dev/null; true"
+    script = f"find / -xdev -path /opt/fashion-job -prune -o \\( {names} \\) -print 2>/dev/null; true"
     assert podman("run", "--rm", cpu_image, "sh", "-c", script).stdout == ""
 
 
@@ -172,6 +173,7 @@ def test_runs_that_cannot_be_written_are_one_line(podman, cpu_image, tmp_path, c
 
 
 def test_data_in_the_wrong_place_is_one_line(podman, cpu_image, tmp_path) -> None:
+    tmp_path.chmod(0o755)
     (tmp_path / "train-images-idx3-ubyte.gz").touch()
     done = podman("run", "--rm", *READ_ONLY, "--volume", f"{tmp_path}:/datasets/fashion:ro", cpu_image, "train")
     assert one_line(done).startswith("error: Fashion-MNIST must be in /data: received it in /datasets/fashion.")

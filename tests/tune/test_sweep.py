@@ -159,10 +159,10 @@ def test_ctrl_c_ends_with_the_best_so_far_and_how_to_go_on(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_a_population_copies_its_best_and_keeps_few_checkpoints(tmp_path: Path) -> None:
-    args = ["--scheduler", "pbt", "--trials", "4", "--epochs", "8", "--perturb-every", "1"]
+    args = ["--scheduler", "pbt", "--trials", "4", "--epochs", "5", "--perturb-every", "1"]
     sweep = Sweep(tmp_path / "s", *args)
     assert sweep.end() == 0, sweep.output
-    kept_and_whole([], sweep, epochs=8, trials=4)
+    kept_and_whole([], sweep, epochs=5, trials=4)
     settings = {t.trial: {row["settings"] for row in t.rows} for t in summaries(sweep.rows(), "search")}
     assert any(len(points) > 1 for points in settings.values())
     assert all(len(list((sweep.out / "search" / trial).glob("checkpoint_*"))) <= 5 for trial in settings)
