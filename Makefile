@@ -12,7 +12,6 @@ ARGS ?=
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 export CXX
-# Compiled Python of TensorFlow takes a third of its import time away.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
 .PHONY: train test check lock clean

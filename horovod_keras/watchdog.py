@@ -5,6 +5,7 @@ import socket
 import sys
 import threading
 import time
+from typing import Self
 
 
 class Watchdog:
@@ -34,8 +35,11 @@ class Watchdog:
         """What the main thread is at."""
         return self._state[0]
 
-    def end(self) -> None:
-        """Stop watching."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        # However it ended: a process that goes on to other work must not be ended for this one.
         self._ended.set()
 
     def _watch(self) -> None:

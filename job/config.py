@@ -172,6 +172,13 @@ class Config(Recipe):
     print_config: bool = False
     """Print the resolved configuration as YAML and stop."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.protocol == "original" and self.select != "best":
+            raise InputError(
+                f"protocol original chooses the best epoch: received select {self.select}. Add --select best."
+            )
+
     def identity(self) -> dict[str, Any]:
         """All that decides what the run computes, as plain values: what a resumed run must agree on."""
         return {name: value for name, value in plain(self).items() if name not in CIRCUMSTANCES}

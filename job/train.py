@@ -21,6 +21,7 @@ from job.errors import run_main
 
 if TYPE_CHECKING:
     from horovod_keras import Collectives
+    from horovod_keras.watchdog import Watchdog
 
 PREEMPTED = 75
 
@@ -70,8 +71,23 @@ def train(
         DivergedError: on all ranks, if the loss is not a finite number any more.
         LostRankError: another rank has ended.
     """
-    from horovod_keras.callbacks import BroadcastInitialState, MetricAverage
     from horovod_keras.watchdog import Watchdog
+    from job.run import start
+
+    with Watchdog(ranks.rank, "the data", start.SETUP_TIMEOUT) as watchdog, start.others_may_go(ranks, watchdog):
+        return run(config, ranks, watchdog, stop or threading.Event(), on_epoch, test)
+
+
+def run(
+    config: Config,
+    ranks: "Collectives",
+    watchdog: "Watchdog",
+    stop: threading.Event,
+    on_epoch: Callable[[dict[str, Any]], None] | None,
+    test: bool,
+) -> dict[str, Any]:
+    """The story of a run, under the watchdog's eye; see `train`."""
+    from horovod_keras.callbacks import BroadcastInitialState, MetricAverage
     from job.model import training
     from job.run import finish, start
     from job.run.callbacks import Journal, Keeper, PreemptedError
@@ -79,32 +95,32 @@ def train(
     from job.run.timings import Timings
 
     timings = Timings()
-    watchdog = Watchdog(ranks.rank, "the data", start.SETUP_TIMEOUT)
     with timings.of("data"), start.agreed(ranks):
         data = start.load(config, ranks)
         folder = RunFolder(config, data.set.digest) if ranks.rank == 0 else None
-    finished = start.broadcast(ranks, folder.result() if folder else None)
-    if finished:
+    if finished := start.broadcast(ranks, folder.result() if folder else None):
         start.say(ranks, f"this run is complete: {config.folder()} (choose another folder with --run to train again)")
         return finished
 
     watchdog.expect("the model", start.SETUP_TIMEOUT)
     steps = start.steps_per_epoch(config, data)
-    with timings.of("model"), start.others_may_go(ranks, watchdog), start.agreed(ranks):
+    with timings.of("model"), start.agreed(ranks):
         model = training.build(config, ranks, steps * config.epochs)
         position, metrics = start.restore(model, folder, ranks)
 
-    keeper = Keeper(folder, ranks, position, metrics, config, steps, stop or threading.Event(), watchdog, timings)
+    keeper = Keeper(folder, ranks, position, metrics, config, steps, stop, watchdog, timings)
     callbacks: list[Any] = [BroadcastInitialState(ranks), MetricAverage(ranks), keeper]
     if folder:
         start.note_environment(folder, ranks)
         callbacks.append(Journal(folder, config, len(data.splits.train), steps, on_epoch))
 
     start.say(ranks, f"training in {config.folder()} on {ranks.size} rank(s), {data.set.source}")
+    if config.protocol == "original":
+        start.say(ranks, "protocol of 2017: the best epoch is chosen on the test images, which flatters the result")
     try:
         for part in start.parts(config, position, steps):
             model.at_resolution(part.resolution)
-            with timings.of("steps"), start.others_may_go(ranks, watchdog):
+            with timings.of("steps"):
                 model.fit(
                     start.training_batches(config, data, ranks, part),
                     validation_data=start.validation_batches(config, data, ranks, model, steps),
@@ -118,19 +134,14 @@ def train(
     except PreemptedError as reason:
         if folder:
             folder.checkpoints.wait()
-        watchdog.end()
         start.say(ranks, f"{reason}; the same command goes on from there")
         return {"status": "preempted"}
-
     if not test:
         if folder:
             folder.checkpoints.wait()
-        watchdog.end()
         return {"status": "trained"}
     watchdog.expect("the test", start.SETUP_TIMEOUT)
-    with start.others_may_go(ranks, watchdog):
-        result = finish.finish(config, ranks, model, data, keeper, folder, timings)
-    watchdog.end()
+    result = finish.finish(config, ranks, model, data, keeper, folder, timings)
     start.say(ranks, f"test accuracy {result['test_accuracy']:.4f}; the report is {config.folder() / 'report.html'}")
     return result
 

@@ -115,5 +115,8 @@ def save_model(model: TrainingModel, folder: RunFolder, images: UInt8, expected:
     if model.config.precision == "float32" and difference > TOLERANCE:
         raise ArithmeticError(f"the saved network differs from the trained one by {difference:.2g} in probability.")
     partial = folder.path / ".partial.keras"
-    serving.save(partial)
-    partial.replace(folder.path / "model.keras")
+    try:
+        serving.save(partial)
+        partial.replace(folder.path / "model.keras")
+    finally:
+        partial.unlink(missing_ok=True)

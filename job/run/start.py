@@ -106,8 +106,9 @@ def others_may_go(ranks: Collectives, watchdog: Watchdog) -> Iterator[None]:
     """Turn Horovod's failure inside, because another rank has gone, into one line. Raises LostRankError."""
     try:
         yield
-    except tf.errors.OpError as error:
-        if "horovod" not in str(error).lower():
+    # The kinds that Horovod gives; others, such as exhausted memory, are faults of this rank's own.
+    except (tf.errors.UnknownError, tf.errors.AbortedError) as error:
+        if ranks.size == 1 or "horovod" not in str(error).lower():
             raise
         raise LostRankError(
             f"rank {ranks.rank} on {socket.gethostname()} lost another rank while it waited for {watchdog.what}. "

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -152,7 +153,9 @@ def test_original_protocol_says_what_it_does(launch, tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert result["protocol"] == "original"
-    assert "original" in (tmp_path / "run/report.html").read_text()
+    assert "chosen on the test images" in done.stdout
+    shown = re.sub(r"<[^>]*>|\s+", " ", (tmp_path / "run/report.html").read_text())
+    assert re.search(r"Protocol\s+original", shown)
 
 
 def test_progressive_resizing_changes_the_resolution_between_epochs(launch, tmp_path) -> None:
@@ -202,6 +205,7 @@ BAD = {
     "weights file missing": (["--weights", "/nowhere.h5"], "/nowhere.h5"),
     "run folder is a file": (["--run", "/etc/hostname"], "/etc/hostname"),
     "configuration file missing": (["--config", "/nowhere.yaml"], "/nowhere.yaml"),
+    "protocol of 2017 without its choice": (["--protocol", "original", "--recipe", "fast"], "--select best"),
     "weight decay without adamw": (["--weight-decay", "0.1"], "adamw"),
 }
 
