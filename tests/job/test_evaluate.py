@@ -46,7 +46,9 @@ def test_the_validation_split_is_the_run_s_own(finished_run, capsys):
 
 def test_limits_and_protocol_of_the_run_count(run, capsys):
     config = yaml.safe_load((run / "config.yaml").read_text())
-    (run / "config.yaml").write_text(yaml.safe_dump(config | {"limit_eval": 40, "protocol": "original"}))
+    (run / "config.yaml").write_text(
+        yaml.safe_dump(config | {"limit_eval": 40, "protocol": "original", "select": "best"})
+    )
     assert printed(capsys, run, "--split", "validation") == printed(capsys, run) | {"split": "validation"}
     assert printed(capsys, run)["images"] == 40
 
