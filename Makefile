@@ -51,7 +51,7 @@ $(STAMPS)/test: requirements/test.txt $(STAMPS)/run
 	@touch $@
 
 lock:
-	cd requirements && for set in test runtime build; do \
+	cd requirements && for set in test runtime build export; do \
 	  uv pip compile $$set.in --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	    $$([ $$set = test ] || echo --constraint test.txt) -o $$set.txt --quiet; done
 

@@ -16,6 +16,7 @@ import importlib.util
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -49,6 +50,20 @@ static GpuStreamHandle AsGpuStreamValue(Stream* stream) {
 #endif // HAVE_GPU
 """
 
+EXTENSION_MUTED = "            sys.stderr = open(os.devnull, 'w')\n"
+EXTENSION_SILENT = """            os.dup2(sys.stdout.fileno(), 1)
+            os.dup2(sys.stderr.fileno(), 2)
+"""
+LAUNCHER_RUNS = "    _run(args)\n\n\nif __name__ == '__main__':\n"
+LAUNCHER_ENDS = """    try:
+        _run(args)
+    except RuntimeError as error:
+        sys.exit('horovodrun: ' + ' '.join(str(error).split()))
+
+
+if __name__ == '__main__':
+"""
+
 # Two processes, one number each: the sum proves compiler, loader, launcher and network at once.
 ALL_REDUCE = """
 import horovod.tensorflow as hvd, tensorflow as tf
@@ -65,10 +80,10 @@ class BuildError(Exception):
 
 def compiler() -> str:
     """The C++ compiler's first version line, e.g. ``g++ (Debian 12.2.0) 12.2.0``. Raises BuildError without one."""
-    command = os.environ.get("CXX", "g++")
-    if shutil.which(command) is None:
-        raise BuildError(f"no C++17 compiler: {command!r} was not found. Install g++ 9 or newer, or set CXX.")
-    return subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    command = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    if shutil.which(command[0]) is None:
+        raise BuildError(f"no C++17 compiler: {command[0]!r} was not found. Install g++ 9 or newer, or set CXX.")
+    return subprocess.run([*command, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
 
 
 def cache_key(options: dict[str, str]) -> str:
@@ -123,7 +138,7 @@ def change(path: Path, old: str, new: str) -> None:
 
 
 def mend(source: Path) -> None:
-    """Make the source fit TensorFlow 2.21 and a CUDA runtime that is shared with TensorFlow, and mend one mistake.
+    """Make the source fit TensorFlow 2.21 and a CUDA runtime shared with TensorFlow, and mend what else is wrong.
 
     The XLA operations are left out: they include headers that have moved, and serve GPUs only, under a switch.
     """
@@ -138,6 +153,10 @@ def mend(source: Path) -> None:
     device = "  auto dev = CreateDevice(device_attr);\n\n  global_ctx = global_context.ctx;\n"
     named = "  device_attr.iface = global_context.gloo_iface_;\n"
     change(source / "horovod/common/gloo/gloo_context.cc", device, named + device)
+    # The launcher looks for extensions quietly, but what TensorFlow's C++ code writes would pass by.
+    change(source / "horovod/common/util.py", EXTENSION_MUTED, EXTENSION_MUTED + EXTENSION_SILENT)
+    # A rank's own line says why it ended: the launcher's traceback of its own code would bury that.
+    change(source / "horovod/runner/launch.py", LAUNCHER_RUNS, LAUNCHER_ENDS)
 
 
 def gpu_options(cuda: Path, architectures: str) -> dict[str, str]:

@@ -23,7 +23,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 from job.errors import InputError
 
 CHECKED = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-Resolution = Annotated[int, Field(ge=32, le=512)]
+Resolution = Annotated[int, Field(ge=32)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -38,10 +38,10 @@ class Recipe:
     epochs: Annotated[int, Field(ge=1)] = 50
     """Passes over the training split, all stages together."""
     global_batch: Annotated[int, Field(ge=1)] = 100
-    """Images per update, over all ranks."""
+    """Images per update, over all ranks; recipe original without flips takes 64."""
     optimizer: Literal["adam", "adamw"] = "adam"
     """Update rule; adamw decays the convolutions' and the head's weights, never the normalisation's."""
-    learning_rate: Annotated[float, Field(gt=0)] = 0.001
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.001
     """Peak learning rate, per update of the global batch."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the learning rate falls from its peak to 0 at the last update."""
@@ -49,7 +49,7 @@ class Recipe:
     """Share of all updates in which the learning rate rises linearly from 0."""
     beta_2: Annotated[float, Field(gt=0, lt=1)] = 0.999
     """Adam's decay of the second moment, per update."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Decoupled decay (adamw only), times the learning rate, per update."""
     dropout: Fraction = 0.5
     """Share of pooled features that is zeroed in training."""
@@ -89,8 +89,7 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    # The experiment of 2017, to its letter; without flips its batch was 64 (--no-flip --global-batch 64).
-    "original": Recipe(),
+    "original": Recipe(),  # the experiment of 2017, to its letter
     "fast": Recipe(
         stages=((0.4, 32), (0.3, 48)),
         epochs=10,
@@ -165,9 +164,9 @@ class Config(Recipe):
     """Compile the step with XLA: for GPUs; on CPUs it is slower."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """Threads of this rank; default its share of the cores that the process may use."""
-    checkpoint_every: Annotated[float, Field(gt=0)] = 300.0
+    checkpoint_every: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
     """Seconds between checkpoints within an epoch."""
-    step_timeout: Annotated[float, Field(gt=0)] = 300.0
+    step_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
     """Seconds without progress after which a rank gives up, so that no run hangs."""
     print_config: bool = False
     """Print the resolved configuration as YAML and stop."""
@@ -193,11 +192,18 @@ class Config(Recipe):
 CIRCUMSTANCES = frozenset(["data_dir", "run", "config", "threads", "checkpoint_every", "step_timeout", "print_config"])
 
 
+# What a command line asks for once: not kept in a run's configuration, and not taken from a file.
+ASKED_ONCE = frozenset(["config", "print_config"])
+DIGEST = "data"
+"""What `config.yaml` holds beside the options: the digest of the images that the run was trained on."""
+
+
 def plain(config: Recipe) -> dict[str, Any]:
-    """The configuration as values that YAML and JSON can hold."""
+    """The configuration as values that YAML and JSON can hold, and that `--config` takes."""
     return {
         name: str(value) if isinstance(value, Path) else [list(v) for v in value] if name == "stages" else value
         for name, value in dataclasses.asdict(config).items()
+        if name not in ASKED_ONCE
     }
 
 
@@ -212,12 +218,19 @@ def resolve(overrides: Sequence[Mapping[str, Any]]) -> Config:
         given |= layer
     recipe = given.get("recipe", "original")
     defaults = dataclasses.asdict(RECIPES[recipe]) if isinstance(recipe, str) and recipe in RECIPES else {}
+    if recipe == "original" and given.get("flip") is False:
+        defaults["global_batch"] = 64  # as the experiment of 2017 did
     if os.environ.get("FASHION_MNIST_DIR"):
         defaults["data_dir"] = os.environ["FASHION_MNIST_DIR"]
+    for name in ("data_dir", "run", "config"):
+        if given.get(name) == "":
+            raise InputError(f"option {name}: received an empty path. Name a path, or leave the option out.")
     try:
-        return Config(**defaults | given)
+        config = Config(**defaults | given)
     except ValidationError as error:
         raise refused(error, "python -m job.train") from None
+    # Absolute, so that the run's other commands find the data from any folder.
+    return dataclasses.replace(config, data_dir=config.data_dir and config.data_dir.absolute())
 
 
 def refused(error: ValidationError, program: str) -> InputError:
@@ -235,8 +248,13 @@ def parse(argv: Sequence[str], program: str = "python -m job.train") -> Config:
     flags = parse_flags(argv, program)
     layers = [flags]
     if "config" in flags:
-        layers.insert(0, read_yaml(Path(flags["config"])))
+        layers.insert(0, read_options(Path(flags["config"])))
     return resolve(layers)
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """The options in a configuration file, which may be a run's own `config.yaml`. Raises InputError."""
+    return {name: value for name, value in read_yaml(path).items() if name not in ASKED_ONCE | {DIGEST}}
 
 
 def parse_flags(argv: Sequence[str], program: str) -> dict[str, Any]:
@@ -280,7 +298,7 @@ def read_flags(
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The options in a YAML file. Raises InputError when it can't be read or isn't a mapping."""
+    """The `option: value` lines of a YAML file. Raises InputError when it can't be read or isn't a mapping."""
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

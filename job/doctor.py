@@ -5,11 +5,11 @@
 Exit code 0 when nothing fails (a warning is no failure), else 1.
 """
 
-import argparse
 import contextlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,18 +20,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-import pooch
 import psutil
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from job import cache
+from job.command_line import Parser
 from job.errors import InputError, run_main
 from job.machine import usable_cores, usable_memory
 
 _GIB = 2**30
 _RANK_MEMORY = 1.5 * _GIB  # At 56 pixels and a batch of 64.
 _ALL_REDUCE_SECONDS = 120.0
+_IMPORT_SECONDS = 120.0
 _SETUP = "Run `make train` or `make test`: both set up what is missing."
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -62,16 +64,20 @@ def main(argv: list[str] | None = None) -> int:
 def examine(data_dir: Path | None, runs: Path) -> Iterator[Finding]:
     """Look at everything, the software first."""
     yield from _versions()
-    yield from _horovod()
-    yield _kernels()
-    yield _gpus()
+    yield _compiler()
+    problem = _tensorflow()
+    if problem:
+        yield problem  # nothing that needs it can be looked at
+    else:
+        yield from _horovod()
+        yield _kernels()
+        yield _gpus()
     yield _cores()
     yield _memory()
     yield _shared_memory()
     yield check_data(data_dir)
     yield check_folder("Run folder", runs, needed=_GIB, option="--run")
-    cache = Path(pooch.os_cache("fashion-job"))
-    yield check_folder("Cache folder", cache, needed=_GIB // 4, option="XDG_CACHE_HOME")
+    yield check_folder("Cache folder", cache.folder("."), needed=_GIB // 4, option="XDG_CACHE_HOME")
 
 
 def _versions() -> Iterator[Finding]:
@@ -93,6 +99,21 @@ def _version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _compiler() -> Finding:
+    command = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    if shutil.which(command[0]) is None:
+        advice = "Only set-up needs it: install g++, or set CXX, before `make train` builds Horovod and the operations."
+        return Finding("C++ compiler", "warn", f"{shlex.join(command)} was not found", advice)
+    version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
+    return Finding("C++ compiler", "ok", (version.splitlines() or [shlex.join(command)])[0])
+
+
+def _tensorflow() -> Finding | None:
+    # In a process of its own: what can't be imported may end the process that tries.
+    problem = run_bounded([sys.executable, "-c", "import tensorflow"], _IMPORT_SECONDS)
+    return Finding("TensorFlow's import", "fail", problem, _SETUP) if problem else None
 
 
 def _horovod() -> Iterator[Finding]:
@@ -247,8 +268,8 @@ def table_of(findings: list[Finding]) -> Table:
     return table
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m job.doctor", description="Look whether this machine can train.")
+def _parser() -> Parser:
+    parser = Parser("python -m job.doctor", description="Look whether this machine can train.")
     data_dir = os.environ.get("FASHION_MNIST_DIR")
     parser.add_argument(
         "--data-dir", metavar="DIR", type=Path, default=data_dir and Path(data_dir), help="Fashion-MNIST"

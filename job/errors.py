@@ -6,7 +6,19 @@ from collections.abc import Callable
 from typing import NoReturn
 
 # What the user's own machine refuses: one line says it all, and a traceback would bury it.
-_REFUSALS = {errno.ENOSPC: 1, errno.EDQUOT: 1, errno.EACCES: 2, errno.EPERM: 2, errno.EROFS: 2}
+_FULL = "Free some space, or choose another disk with --run; the same command then goes on."
+_REFUSED = "Change its permissions, or choose another place."
+_WRONG_PATH = "Choose another path."
+_REFUSALS = {
+    errno.ENOSPC: (1, _FULL),
+    errno.EDQUOT: (1, _FULL),
+    errno.EACCES: (2, _REFUSED),
+    errno.EPERM: (2, _REFUSED),
+    errno.EROFS: (2, _REFUSED),
+    errno.ENAMETOOLONG: (2, _WRONG_PATH),
+    errno.ENOTDIR: (2, _WRONG_PATH),
+    errno.EISDIR: (2, _WRONG_PATH),
+}
 
 
 class InputError(Exception):
@@ -25,7 +37,8 @@ def run_main(main: Callable[[], int], *, quiet: bool = False) -> NoReturn:
     """Run an entry point's `main` and leave the process with the exit code that it returns.
 
     An `InputError` becomes one line on stderr and exit code 2, a `RunError` one line and 1; a full disk one line and 1;
-    a refused permission one line and 2; Ctrl-C ends with 130. Every other exception keeps its traceback (exit code 1).
+    a refused permission or an impossible path one line and 2; Ctrl-C ends with 130. Every other exception keeps its
+    traceback (exit code 1).
     A `quiet` process keeps the line to itself: of several ranks that find the same error, one tells it.
     """
     try:
@@ -39,8 +52,9 @@ def run_main(main: Callable[[], int], *, quiet: bool = False) -> NoReturn:
     except OSError as error:
         if error.errno not in _REFUSALS:
             raise
-        where = f": {error.filename}" if error.filename else ""
-        code = _complain(f"{error.strerror}{where}", _REFUSALS[error.errno], quiet)
+        refusal, advice = _REFUSALS[error.errno]
+        where = f": {error.filename!s:.200}" if error.filename else ""
+        code = _complain(f"{error.strerror}{where}. {advice}", refusal, quiet)
     sys.exit(code)
 
 

@@ -6,7 +6,6 @@
 The data set, the splits and their limits are those of the run's `config.yaml`.
 """
 
-import argparse
 import json
 import sys
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job import quiet
+from job.command_line import Parser
 from job.errors import InputError, run_main
 
 if TYPE_CHECKING:
@@ -75,15 +75,14 @@ def main(argv: list[str] | None = None) -> int:
 def _load(run: Path, data_dir: Path | None, name: str) -> Split:
     if not (run / "config.yaml").is_file():
         raise InputError(f"no run there: received {run}, in which there is no config.yaml. Name a run folder.")
-    from job.config import read_yaml, resolve
+    from job.config import read_options, resolve
     from job.data.arrow import dataset
     from job.data.splits import splits
+    from job.run.folder import trained_on
 
-    values = read_yaml(run / "config.yaml")
-    trained_on = values.pop("data", None)
-    config = resolve([values])
+    config = resolve([read_options(run / "config.yaml")])
     data = dataset(config.dataset, data_dir or config.data_dir)
-    if trained_on not in (None, data.digest):
+    if trained_on(run) not in (None, data.digest):
         print(f"warning: {data.source} holds other images than the run was trained with", file=sys.stderr)
     chosen = getattr(splits(data, limit_eval=config.limit_eval, protocol=config.protocol), name)
     return Split(data.images[chosen], data.labels[chosen])
@@ -94,8 +93,8 @@ def _record(scores: "Scores") -> dict[str, Any]:
     return {"images" if name == "count" else name: getattr(scores, name) for name in names}
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m job.evaluate", description="Measure a run's model on unseen images.")
+def _parser() -> Parser:
+    parser = Parser("python -m job.evaluate", description="Measure a run's model on unseen images.")
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a finished run")
     parser.add_argument(
         "--data-dir", metavar="DIR", type=Path, help="where Fashion-MNIST is (default: as the run had it)"

@@ -6,7 +6,6 @@ An export takes what the model takes, uint8 [B, 28, 28], and gives what it gives
 beside the model on drawn garments before it gets its name: where they differ by more than 0.0001, there is no export.
 """
 
-import argparse
 import importlib.util
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from job import quiet
+from job.command_line import Parser
 from job.errors import InputError, run_main
 
 TOLERANCE = 1e-4
@@ -46,9 +46,9 @@ def main(argv: list[str] | None = None) -> int:
     wanted = FORMATS[options.format]
     missing = [module for module in wanted.needs if importlib.util.find_spec(module) is None]
     if missing:
-        packages = " ".join(module.replace("_", "-") for module in missing)
         raise InputError(
-            f"--format {options.format} needs packages that aren't here. Install them: pip install {packages}"
+            f"--format {options.format} needs packages that aren't here: {', '.join(missing)}. "
+            "Install them: pip install --require-hashes -r requirements/export.txt"
         )
     folder = options.run if options.run.is_dir() else options.run.parent
     out: Path = options.out or folder / "export" / wanted.file_name
@@ -82,7 +82,10 @@ def export(run: Path, wanted: Format, out: Path) -> float:
     images = garments.draw(train=_IMAGES, test=_IMAGES).test_images
     # Before the export: Keras can't write a model as ONNX that has never been called.
     expected = probabilities(model, images)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out.parent} can't be made: {error.strerror}. Name another place with --out.") from None
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
         partial = Path(folder) / wanted.file_name
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
@@ -126,8 +129,8 @@ FORMATS = {
 }
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m job.export", description="Write a run's model in another format.")
+def _parser() -> Parser:
+    parser = Parser("python -m job.export", description="Write a run's model in another format.")
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a finished run, or a model.keras")
     parser.add_argument("--format", choices=FORMATS, required=True, help="what to write")
     names = ", ".join(each.file_name for each in FORMATS.values())

@@ -10,13 +10,13 @@ import os
 import sys
 from pathlib import Path
 
-from job.config import parse_flags, read_yaml, resolve
+from job.config import parse_flags, read_options, resolve
 from job.errors import InputError, run_main
 
 
 def main() -> int:
     flags = parse_flags(sys.argv[1:], "python -m job.fetch")
-    given = read_yaml(Path(flags["config"])) | flags if "config" in flags else flags
+    given = read_options(Path(flags["config"])) | flags if "config" in flags else flags
     resolve([given])  # a mistake is told here, before any rank is started
     from job import quiet
     from job.data import fashion_mnist

@@ -7,13 +7,13 @@ Pictures are PNG or JPEG files of any size and colour. The model knows light gar
 border is inverted first, and the output says so.
 """
 
-import argparse
 import json
 from pathlib import Path
 
 import numpy as np
 
 from job import quiet
+from job.command_line import Parser
 from job.data.arrays import CLASS_NAMES
 from job.errors import run_main
 from job.images import GreyImage, read_image
@@ -51,8 +51,8 @@ def _record(path: Path, image: GreyImage, row: np.ndarray) -> dict[str, object]:
     }
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m job.predict", description="Say what is on pictures.")
+def _parser() -> Parser:
+    parser = Parser("python -m job.predict", description="Say what is on pictures.")
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a finished run, or a model.keras")
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="PNG or JPEG file of any size and colour")
     parser.add_argument(

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pooch
 import pyarrow as pa
 
+from job import cache
 from job.data import fashion_mnist, garments
 from job.data.arrays import SIDE, Arrays, UInt8
 
@@ -72,13 +72,14 @@ def open_arrow(key: str, load: Callable[[], Arrays]) -> DataSet:
 
     Where the cache can't be used (a read-only folder, a full disk), the images are held in memory and a line is logged.
     """
-    folder = Path(pooch.os_cache("fashion-job")) / "arrow"
+    folder = cache.folder("arrow")
     arrays = None
     try:
-        if (path := _find_sound(folder, key)) is not None:
-            return _map(path)
-        arrays = load()
-        return _write(folder, key, arrays)
+        with cache.one_at_a_time(folder):
+            if (path := _find_sound(folder, key)) is not None:
+                return _map(path)
+            arrays = load()
+            return _write(folder, key, arrays)
     except OSError as problem:
         reason = problem.strerror or problem
         _LOG.warning("the cache %s can't be used (%s): each rank holds the images in memory", folder, reason)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pooch
 
+from job import cache
 from job.data.arrays import CLASS_NAMES, Arrays
 from job.data.formats import check_pair, opened, read_csv, read_idx_images, read_idx_labels, read_npz, refuse
 from job.errors import InputError
@@ -97,13 +98,15 @@ def find(data_dir: Path | None, *, download: bool = True) -> Source:
     """
     if data_dir is not None:
         return _find_in(data_dir)
-    cache = Path(pooch.os_cache("fashion-job")) / "fashion-mnist"
-    files = tuple(cache / name for name in IDX_FILES)
-    if not all(_is_published(file) for file in files):
-        if not download:
-            refuse(cache, "does not hold the files of Fashion-MNIST", "no or damaged files", _HOW)
-        _download(cache)
-    return Source(files, str(cache))
+    folder = cache.folder("fashion-mnist")
+    files = tuple(folder / name for name in IDX_FILES)
+    if not all(map(_is_published, files)) and not download:
+        refuse(folder, "does not hold the files of Fashion-MNIST", "no or damaged files", _HOW)
+    if download:
+        with cache.one_at_a_time(folder):
+            if not all(map(_is_published, files)):
+                _download(folder)
+    return Source(files, str(folder))
 
 
 def _find_in(place: Path) -> Source:
@@ -139,10 +142,10 @@ def _is_published(file: Path) -> bool:
         return False
 
 
-def _download(cache: Path) -> None:
-    """Download all files into the cache, from the first home that answers, or raise InputError in bounded time."""
+def _download(folder: Path) -> None:
+    """Download all files into a folder, from the first home that answers, or raise InputError in bounded time."""
     pooch.get_logger().setLevel("WARNING")
-    logging.getLogger(__name__).info("downloading Fashion-MNIST, 31 MB, to %s", cache)
+    logging.getLogger(__name__).info("downloading Fashion-MNIST, 31 MB, to %s", folder)
     problems: list[str] = []
 
     def fetch() -> None:
@@ -152,7 +155,7 @@ def _download(cache: Path) -> None:
             )
             try:
                 for name, checksum in IDX_FILES.items():
-                    pooch.retrieve(home + name, checksum, fname=name, path=cache, downloader=downloader)
+                    pooch.retrieve(home + name, checksum, fname=name, path=folder, downloader=downloader)
                 return
             except OSError as problem:  # The network's errors are long and have no strerror: their name will do.
                 problems.append(f"{problem.strerror or type(problem).__name__} for {home}")

@@ -48,7 +48,7 @@ def read_idx_labels(path: Path) -> UInt8:
 def read_csv(path: Path) -> tuple[UInt8, UInt8]:
     """Read Kaggle's layout, a header label,pixel1,…,pixel784 and a line an image: images [N, 28, 28] and labels [N]."""
     with opened(path) as file:
-        names = file.readline(_LONGEST_LINE).decode("latin-1").strip().split(",")
+        names = file.readline(_LONGEST_LINE).decode("utf-8-sig", "replace").strip().split(",")
         if names != _COLUMNS:
             received = f"{len(names)} columns, first {names[:3]}"[:120]
             refuse(path, "has no header label,pixel1,…,pixel784", received)

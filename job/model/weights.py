@@ -1,6 +1,6 @@
 """ImageNet weights for the backbone: where they come from, and how a file of them is read without trusting it."""
 
-import os
+import sys
 from pathlib import Path
 
 import h5py
@@ -9,9 +9,12 @@ import numpy as np
 import pooch
 from requests.exceptions import RequestException
 
+from job import cache
 from job.errors import InputError
 
 URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet/"
+# All that h5py and NumPy raise on files that are cut, flipped or laid out otherwise.
+_DAMAGE = (OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, OverflowError)
 _ADVICE = "Give a file with --weights FILE, or start from random weights with --weights none."
 
 
@@ -25,10 +28,11 @@ def imagenet_weights(alpha: float) -> Path:
     if alpha not in widths:
         raise InputError(f"no ImageNet weights exist for this width: received {alpha}. Use one of {sorted(widths)}.")
     name = f"mobilenet_{widths[alpha]}_224_tf_no_top.h5"
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fashion-job" / "weights"
-    download = pooch.HTTPDownloader(timeout=(10, 60), progressbar=True)
+    folder = cache.folder("weights")
+    download = pooch.HTTPDownloader(timeout=(10, 60), progressbar=sys.stderr.isatty())
     try:
-        path = Path(pooch.retrieve(URL + name, known_hash=None, fname=name, path=folder, downloader=download))
+        with cache.one_at_a_time(folder):
+            path = Path(pooch.retrieve(URL + name, known_hash=None, fname=name, path=folder, downloader=download))
     except (RequestException, OSError) as error:
         raise InputError(
             f"ImageNet weights could not be downloaded: {URL + name} ({type(error).__name__}). {_ADVICE}"
@@ -45,12 +49,13 @@ def load_imagenet(backbone: keras.Model, path: Path) -> None:
     Only arrays are read: nothing in the file is unpickled or run. Raises InputError that names the file and the layer.
     """
     layers = [layer for layer in backbone.layers if layer.weights]
-    if not Path(path).is_file():
-        raise InputError(f"the weights file does not exist: received {path}. {_ADVICE}")
+    if not path.is_file():
+        wrong = "is a folder or a device" if path.exists() else "does not exist"
+        raise InputError(f"the weights file {wrong}: received {path}. {_ADVICE}")
     try:
         with h5py.File(path, "r") as file:
             arrays = _published(file, path, layers) if "layer_names" in file.attrs else _keras3(file, path, layers)
-    except OSError as error:
+    except _DAMAGE as error:
         raise InputError(f"the weights file is not HDF5 or is damaged: received {path}. {_ADVICE}") from error
     backbone.set_weights(arrays)
 
@@ -87,14 +92,17 @@ def _checked(path: Path, layer: keras.Layer, found: list[h5py.Dataset | None]) -
     expected = [tuple(weight.shape) for weight in layer.weights]
     received = [tuple(entry.shape) if isinstance(entry, h5py.Dataset) else None for entry in found]
     if received == expected and all(entry.dtype.kind == "f" for entry in found if entry is not None):
-        return [np.asarray(entry, np.float32) for entry in found]
+        arrays = [np.asarray(entry, np.float32) for entry in found]
+        if all(np.isfinite(array).all() for array in arrays):
+            return arrays
+        raise InputError(f"the weights of layer {layer.name} hold NaN or infinity: received {path}. {_ADVICE}")
     if not received:
         raise InputError(
             f"the weights file lacks layer {layer.name}: received {path}. Use a MobileNet file without top."
         )
     raise InputError(
         f"the weights of layer {layer.name} have another shape: received {received} in {path}, expected {expected}. "
-        "Use a file for this width multiplier (alpha)."
+        "Use a MobileNet file without top, of this width multiplier (alpha)."
     )
 
 

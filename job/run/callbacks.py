@@ -23,6 +23,9 @@ from job.run.checkpoints import Arrays, Position
 from job.run.folder import RunFolder
 from job.run.timings import Timings
 
+PROGRESS_SECONDS = 15.0
+"""Between lines of progress where there is no terminal."""
+
 
 class PreemptedError(Exception):
     """All ranks have agreed to stop; the run is saved and can go on. Exit code 75."""
@@ -166,11 +169,12 @@ class Journal(keras.callbacks.Callback):
         self._start = time.monotonic()
         self._evaluation = 0.0
         self._batches = 0
-        # Without a terminal a bar is noise in a log: there each epoch is one line.
-        self._bar = tqdm(
-            total=self.steps, desc=f"epoch {epoch + 1}/{self.epochs}", unit="batch", disable=None, leave=False
-        )
-        self._bar.update(self.steps - self.params["steps"])
+        self._said = self._start
+        # Without a terminal a bar is noise in a log: there a line tells of each epoch, and of a long one now and then.
+        self._name = f"epoch {epoch + 1}/{self.epochs}"
+        self._bar = tqdm(total=self.steps, desc=self._name, unit="batch", disable=None, leave=False)
+        self._first = self.steps - self.params["steps"]
+        self._bar.update(self._first)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         assert self._bar is not None
@@ -178,6 +182,15 @@ class Journal(keras.callbacks.Callback):
         if self._bar.update(1) and logs:
             self._bar.set_postfix(
                 loss=f"{float(logs['loss']):.4f}", accuracy=f"{float(logs['accuracy']):.4f}", refresh=False
+            )
+        now = time.monotonic()
+        if self._bar.disable and logs and now - self._said > PROGRESS_SECONDS:
+            self._said = now
+            images = self.images * self._batches / self.steps
+            print(
+                f"{self._name}: batch {self._first + self._batches} of {self.steps}, loss {float(logs['loss']):.4f}, "
+                f"accuracy {float(logs['accuracy']):.4f}; {images / (now - self._start):.0f} images/s",
+                flush=True,
             )
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -205,7 +218,7 @@ class Journal(keras.callbacks.Callback):
                 self._events.add_scalar(name, value, epoch + 1)
         self._events.flush()
         tqdm.write(
-            f"epoch {epoch + 1}/{self.epochs}: loss {record['loss']:.4f}, accuracy {record['accuracy']:.4f}, "
+            f"{self._name}: loss {record['loss']:.4f}, accuracy {record['accuracy']:.4f}, "
             f"validation loss {record['val_loss']:.4f}, accuracy {record['val_accuracy']:.4f}; "
             f"{record['images_per_second']:.0f} images/s at {record['resolution']} px, {total:.0f} s"
         )

@@ -97,7 +97,7 @@ class Checkpoints:
             try:
                 return read(path)
             except ValueError as error:
-                log.warning("checkpoint %s is damaged (%s): using the one before it", path, error)
+                log.warning("checkpoint %s is damaged (%s): it is passed over", path, error)
         return None
 
 

@@ -10,7 +10,7 @@ from horovod_keras import Collectives
 from job.config import Config
 from job.data.arrays import CLASS_NAMES, UInt8
 from job.model.training import TrainingModel
-from job.run import state
+from job.run import start, state
 from job.run.callbacks import Keeper
 from job.run.folder import RunFolder
 from job.run.scores import score
@@ -55,7 +55,8 @@ def finish(
             save_model(model, folder, test_images[:8], predicted[:8])
     result = {
         "status": "done",
-        "val_accuracy": validation.accuracy,
+        # The protocol of 2017 reports what it chose by: the best epoch on mirrored test images.
+        "val_accuracy": keeper.position.best_accuracy if config.protocol == "original" else validation.accuracy,
         "test_accuracy": test.accuracy,
         "test_loss": test.loss,
         "test_accuracy_with_flips": score(test_labels, (predicted + mirrored) / 2).accuracy,
@@ -70,18 +71,20 @@ def finish(
     }
     if folder:
         folder.checkpoints.wait()
-        folder.write_json("result.json", result)
         # Here, because plots take most of a second to import and the first step should not wait for that.
         from job.run.report import write_report
 
         write_report(
             folder.path,
+            result=result,
             images=test_images,
             labels=test_labels,
             probabilities=predicted,
             class_names=CLASS_NAMES,
             split_name="test",
         )
+        # The last of all: who finds it finds the whole run.
+        folder.write_json("result.json", result)
     return result
 
 
@@ -92,6 +95,8 @@ def choose_weights(config: Config, ranks: Collectives, model: TrainingModel, fol
             folder.checkpoints.wait()
             if best := folder.checkpoints.best():
                 state.restore(model, best[0])
+            else:
+                start.say(ranks, "the weights of the best epoch are lost or damaged: the last ones become the model")
         for index, variable in enumerate(model.variables):
             variable.assign(ranks.broadcast(variable.value, f"best/{index}"))
 

@@ -18,7 +18,7 @@ import filelock
 import psutil
 import yaml
 
-from job.config import Config, plain
+from job.config import DIGEST, Config, plain
 from job.errors import InputError
 from job.run.checkpoints import Checkpoints, write_atomically
 
@@ -40,7 +40,7 @@ class RunFolder:
     def __init__(self, config: Config, source: str) -> None:
         self.path = config.folder()
         self.config = config
-        identity = config.identity() | {"data": source}
+        identity = config.identity() | {DIGEST: source}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             # Held until the object goes, at the latest with the process.
@@ -50,7 +50,7 @@ class RunFolder:
             if known.exists() and self._has_begun():
                 self._refuse_another_run(identity, _read(known, yaml.safe_load))
             self.checkpoints = Checkpoints(self.path / "checkpoints")
-            write_atomically(known, yaml.safe_dump(plain(config) | {"data": source}, sort_keys=False).encode())
+            write_atomically(known, yaml.safe_dump(plain(config) | {DIGEST: source}, sort_keys=False).encode())
         except filelock.Timeout:
             raise InputError(
                 f"run folder {self.path} is in use by another job. Wait for it or choose another."
@@ -70,12 +70,18 @@ class RunFolder:
         if not isinstance(known, dict):
             raise InputError(f"run folder {self.path} holds a config.yaml of another kind. Choose another with --run.")
         for name, value in identity.items():
-            if known.get(name, value) != value:
-                option = f"--{name.replace('_', '-')}"
+            if known.get(name, value) == value:
+                continue
+            if name == DIGEST:
                 raise InputError(
-                    f"run folder {self.path} holds another run: {option} is {known[name]!r} there, {value!r} now. "
-                    "Choose another with --run, or give the same options."
+                    f"run folder {self.path} holds a run on other images: their digest is {known[name]!r:.20} there, "
+                    f"{value!r:.20} now. Choose another with --run, or give the same data."
                 )
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(
+                f"run folder {self.path} holds another run: {option} is {known[name]!r} there, {value!r} now. "
+                "Choose another with --run, or give the same options."
+            )
 
     def result(self) -> dict[str, Any] | None:
         """The content of ``result.json``, or None while the run isn't finished."""
@@ -97,6 +103,12 @@ class RunFolder:
         """Add one epoch's line to ``metrics.jsonl``."""
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def trained_on(path: Path) -> str | None:
+    """The digest of the images that the run in a folder was trained on, if its configuration tells."""
+    values = _read(path / "config.yaml", yaml.safe_load)
+    return values.get(DIGEST) if isinstance(values, dict) else None
 
 
 def _read(path: Path, parse: Callable[[str], Any]) -> Any:

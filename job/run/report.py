@@ -43,6 +43,7 @@ def write_report(
     probabilities: NDArray[np.floating],
     class_names: Sequence[str],
     split_name: str,
+    result: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write `report.html` into a run folder, from the files that the run has left there and its predictions.
 
@@ -55,6 +56,7 @@ def write_report(
         probabilities: float [N, C].
         class_names: C names.
         split_name: Where the images come from: "test" or "validation".
+        result: what `result.json` will hold, if it isn't written yet.
 
     Raises:
         InputError: a file of the run folder is damaged.
@@ -68,7 +70,8 @@ def write_report(
         )
     scores = score(labels, probabilities)
     config, environment = _mapping(run_dir / "config.yaml"), _mapping(run_dir / "environment.json")
-    result, epochs = _mapping(run_dir / "result.json"), _epochs(run_dir / "metrics.jsonl")
+    result = _mapping(run_dir / "result.json") if result is None else result
+    epochs = _epochs(run_dir / "metrics.jsonl")
     page = _template().render(
         run_name=run_dir.resolve().name,
         status=result.get("status"),

@@ -1,9 +1,12 @@
 """`python -m job.doctor`."""
 
 import json
+import os
+import subprocess
 import sys
 import time
 from importlib import metadata
+from pathlib import Path
 
 import psutil
 import pytest
@@ -70,6 +73,18 @@ def test_a_command_that_fails_is_told_by_its_error():
     problem = doctor.run_bounded([sys.executable, "-c", "print('a'); raise RuntimeError('no network'); print('b')"], 20)
     assert problem == "exit code 1: RuntimeError: no network"
     assert doctor.run_bounded([sys.executable, "-c", ""], 20) is None
+
+
+def test_a_tensorflow_that_can_not_be_imported_is_a_finding_and_not_a_traceback(tmp_path):
+    (tmp_path / "tensorflow").mkdir()
+    (tmp_path / "tensorflow/__init__.py").write_text("raise ImportError('libcudart.so.12: cannot open')")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}", "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "job.doctor", "--json", "--runs", str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    found = {each["subject"]: each for each in json.loads(done.stdout)["findings"]}
+    assert "libcudart.so.12" in found["TensorFlow's import"]["found"]
+    assert found["C++ compiler"]["status"] == "ok" and "Memory" in found
 
 
 def test_the_table_shows_square_brackets_and_the_way_out(capsys):

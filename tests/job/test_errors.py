@@ -1,6 +1,7 @@
 """How commands end."""
 
 import errno
+from pathlib import Path
 
 import pytest
 
@@ -39,9 +40,16 @@ def test_an_interrupt_is_130_without_a_word(capsys):
 
 def test_a_full_disk_and_a_refused_permission_are_one_line(capsys):
     full = OSError(errno.ENOSPC, "No space left on device", "runs/a/model.keras")
-    assert ended(raising(full), capsys) == (1, "error: No space left on device: runs/a/model.keras\n")
+    code, line = ended(raising(full), capsys)
+    assert code == 1 and line.startswith("error: No space left on device: runs/a/model.keras. Free some space")
     refused = PermissionError(errno.EACCES, "Permission denied", "runs")
-    assert ended(raising(refused), capsys) == (2, "error: Permission denied: runs\n")
+    code, line = ended(raising(refused), capsys)
+    assert code == 2 and line.startswith("error: Permission denied: runs. Change its permissions")
+
+
+def test_an_impossible_path_is_one_line(capsys):
+    code, line = ended(lambda: bool(Path("x" * 300).read_text()), capsys)
+    assert code == 2 and line.startswith("error: File name too long: xxx") and line.count("\n") == 1
 
 
 @pytest.mark.parametrize("error", [ValueError("a"), ConnectionResetError(errno.ECONNRESET, "reset")])

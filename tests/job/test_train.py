@@ -147,12 +147,26 @@ def test_a_stopped_run_goes_on_and_ends_bit_identical(launch, tmp_path) -> None:
     assert [line["loss"] for line in metrics(run)] == [line["loss"] for line in metrics(tmp_path / "whole")]
 
 
+def test_the_configuration_of_a_run_and_the_printed_one_can_be_given_again(launch, runs, tmp_path) -> None:
+    printed = launch(0, "-m", "job.train", "--config", runs[0] / "config.yaml", "--dropout", "0.25", "--print-config")
+    assert printed.returncode == 0, printed.stderr
+    (tmp_path / "printed.yaml").write_text(printed.stdout)
+    again = launch(0, "-m", "job.train", "--config", tmp_path / "printed.yaml", "--run", "x", "--print-config")
+    first, second = yaml.safe_load(printed.stdout), yaml.safe_load(again.stdout)
+    assert first["dropout"] == 0.25 and first["limit_train"] == 160
+    assert {**first, "run": "x"} == second
+    # Printing is asked for once: the file that was printed trains.
+    done = launch(0, "-m", "job.train", "--config", tmp_path / "printed.yaml", "--epochs", "1", "--run", tmp_path / "r")
+    assert done.returncode == 0 and (tmp_path / "r/result.json").exists(), done.stderr
+
+
 def test_original_protocol_says_what_it_does(launch, tmp_path) -> None:
     options = ["--protocol", "original", "--epochs", "1"]
     done = train(launch, 0, tmp_path / "run", *options)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert result["protocol"] == "original"
+    assert result["val_accuracy"] == pytest.approx(metrics(tmp_path / "run")[-1]["val_accuracy"], abs=1e-6)
     assert "chosen on the test images" in done.stdout
     shown = re.sub(r"<[^>]*>|\s+", " ", (tmp_path / "run/report.html").read_text())
     assert re.search(r"Protocol\s+original", shown)

@@ -16,14 +16,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from job.errors import InputError
+from job.errors import InputError, RunError, run_main
 from job.model.kernels.library import INNER_FLAGS, OPERATION_FLAGS, SOURCES, cache_folder, variants
 
 
 def build() -> tuple[Path, float]:
     """Compile the library unless the cache has it. Returns its path and the seconds it took, 0 if it was there.
 
-    Raises InputError without a compiler, RuntimeError with the compiler's words where it fails.
+    Raises InputError without a compiler, RunError where it fails, its words on stderr.
     """
     compiler = _compiler()
     identity = subprocess.run([*compiler, "--version"], check=True, capture_output=True, text=True).stdout
@@ -67,7 +67,8 @@ def _compiler() -> list[str]:
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"compiling the kernels failed: {shlex.join(command)}\n{done.stderr}")
+        print(done.stderr, file=sys.stderr)
+        raise RunError(f"compiling the kernels failed, with the words above: {shlex.join(command)}")
 
 
 def _headers() -> list[str]:
@@ -82,21 +83,15 @@ def _libraries() -> list[str]:
     return list(tf.sysconfig.get_link_flags())
 
 
-def main() -> None:
+def main() -> int:
     """Build, and say what was done."""
     parser = argparse.ArgumentParser(prog="python -m job.model.kernels.build", description=__doc__)
     parser.parse_args()
-    try:
-        library, seconds = build()
-    except InputError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(2) from error
-    except RuntimeError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(1) from error
+    library, seconds = build()
     done = f"compiled in {seconds:.0f} s" if seconds else "already compiled"
     print(f"C++ kernels ({', '.join(variants())}): {done}, {library}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -165,6 +165,19 @@ def test_processes_that_write_at_once_do_no_harm_to_each_other(cache, small):
     assert _is(open_arrow("key7", _must_not_load), small)
 
 
+def test_processes_that_start_together_on_an_empty_cache_draw_once(cache, tmp_path):
+    script = tmp_path / "load.py"
+    script.write_text(
+        "import sys, time\nfrom job.data import arrow, garments\n"
+        "def load():\n    print('drawn', flush=True)\n    time.sleep(1)\n    return garments.draw(train=20, test=10)\n"
+        "arrow.open_arrow('key', load)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
+    processes = [subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, env=environment) for _ in range(3)]
+    assert sum(process.communicate(timeout=60)[0].count(b"drawn") for process in processes) == 1
+    assert len(list((cache / "arrow").iterdir())) == 1
+
+
 def test_what_a_killed_process_left_is_removed_later(small, cache):
     folder = cache / "arrow"
     folder.mkdir(parents=True)

@@ -238,3 +238,9 @@ def test_any_header_in_an_npz_file_is_read_or_refused_in_one_line(tmp_path, head
         size = struct.pack("<H" if version == 1 else "<I", claimed)
         archive.writestr("x_train.npy", b"\x93NUMPY" + bytes([version, 0]) + size + body)
     _read_or_refuse(read_npz, tmp_path / "file", stream.getvalue())
+
+
+def test_a_csv_file_that_begins_with_a_byte_order_mark_is_read(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"\xef\xbb\xbf" + VALID["CSV"][1])
+    assert len(read_csv(path)[1]) == 3

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from job.errors import InputError
+from job.errors import InputError, RunError
 from job.model import kernels
 from job.model.kernels import library
 from job.model.kernels.build import build
@@ -57,14 +57,17 @@ def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert done.stderr.strip().count("\n") == 0
 
 
-def test_a_failing_compiler_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_compiler_is_quoted_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     compiler = tmp_path / "compiler"
     compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "it broke" >&2\nexit 1\n')
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with pytest.raises(RuntimeError, match="it broke"):
+    with pytest.raises(RunError, match=str(compiler)):
         build()
+    assert "it broke" in capsys.readouterr().err
     assert library.built() is None
     assert not list((tmp_path / "cache").rglob("*.o"))
 

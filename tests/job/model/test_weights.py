@@ -1,5 +1,6 @@
 """Weights files: what loads, and what is refused in one line."""
 
+import contextlib
 from pathlib import Path
 
 import h5py
@@ -73,6 +74,36 @@ def test_a_file_that_lacks_a_layer_is_refused_by_its_name(stock: keras.Model, tm
     with h5py.File(path, "a") as file:
         del file["conv_pw_7"]
     with pytest.raises(InputError, match="lacks layer conv_pw_7"):
+        mobilenet.load_imagenet(mobilenet.backbone(alpha=0.25), path)
+
+
+@pytest.mark.parametrize("cut", [0.2, 0.5, 0.9])
+def test_a_damaged_file_is_refused_or_loads_and_nothing_else(stock: keras.Model, tmp_path: Path, cut: float) -> None:
+    whole = tmp_path / "whole.weights.h5"
+    stock.save_weights(whole)
+    data = bytearray(whole.read_bytes())
+    backbone = mobilenet.backbone(alpha=0.25)
+    path = tmp_path / "damaged.h5"
+    path.write_bytes(data[: int(len(data) * cut)])
+    with pytest.raises(InputError, match="damaged"):
+        mobilenet.load_imagenet(backbone, path)
+    numbers = np.random.default_rng(int(cut * 10))
+    for _ in range(20):
+        flipped = data.copy()
+        for place in numbers.integers(0, min(len(data), 20_000), 40):
+            flipped[place] ^= 0xFF
+        path.write_bytes(flipped)
+        with contextlib.suppress(InputError):
+            mobilenet.load_imagenet(backbone, path)
+
+
+def test_weights_that_are_not_numbers_are_refused_by_layer(stock: keras.Model, tmp_path: Path) -> None:
+    path = tmp_path / "weights.h5"
+    _publish(stock, path)
+    with h5py.File(path, "a") as file:
+        group = file["conv_pw_3"]
+        group[next(iter(group.attrs["weight_names"]))][0, 0, 0, 0] = np.nan
+    with pytest.raises(InputError, match="conv_pw_3 hold NaN"):
         mobilenet.load_imagenet(mobilenet.backbone(alpha=0.25), path)
 
 
