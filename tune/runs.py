@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tune.group import Member
+from tune.member import Member
 
 if TYPE_CHECKING:
     from horovod_keras import Collectives

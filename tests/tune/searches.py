@@ -14,7 +14,7 @@ from tune.records import Row, read
 
 ROOT = Path(__file__).parents[2]
 # How Ray titles the processes: a trial's class is wrapped by `tune.with_parameters`.
-RANK, TRIAL = "ray::_Process", "ray::_Inner"
+RANK, TRIAL = "ray::MemberProcess", "ray::_Inner"
 # Tiny: what is tested is who does what when, not what is learned.
 SMALL = [
     "--dataset",

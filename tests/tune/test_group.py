@@ -13,7 +13,8 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from horovod_keras.environment import launched_rank
-from tune.group import GroupError, Member, ProcessGroup
+from tune.group import GroupError, ProcessGroup
+from tune.member import Member
 
 Make = Callable[..., ProcessGroup]
 

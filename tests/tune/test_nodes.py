@@ -13,7 +13,8 @@ from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from tests.tune.searches import RANK, TRIAL, Sweep, all_gone, named
-from tune.group import Member, ProcessGroup
+from tune.group import ProcessGroup
+from tune.member import Member
 from tune.records import summaries
 
 
