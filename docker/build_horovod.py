@@ -123,7 +123,7 @@ def change(path: Path, old: str, new: str) -> None:
 
 
 def mend(source: Path) -> None:
-    """Make the source fit TensorFlow 2.21 and a CUDA runtime that is shared with TensorFlow, and mend one mistake.
+    """Make the source fit TensorFlow 2.21 and a CUDA runtime that is shared with TensorFlow, and mend two mistakes.
 
     The XLA operations are left out: they include headers that have moved, and serve GPUs only, under a switch.
     """
@@ -138,6 +138,9 @@ def mend(source: Path) -> None:
     device = "  auto dev = CreateDevice(device_attr);\n\n  global_ctx = global_context.ctx;\n"
     named = "  device_attr.iface = global_context.gloo_iface_;\n"
     change(source / "horovod/common/gloo/gloo_context.cc", device, named + device)
+    # horovodrun would take the command's `--timeline` for a short form of two options of its own, and refuse it.
+    parser = "argparse.ArgumentParser(description='Horovod Runner'{})"
+    change(source / "horovod/runner/launch.py", parser.format(""), parser.format(", allow_abbrev=False"))
 
 
 def gpu_options(cuda: Path, architectures: str) -> dict[str, str]:
