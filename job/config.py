@@ -169,6 +169,10 @@ class Config(Recipe):
     """Seconds between checkpoints within an epoch."""
     step_timeout: Annotated[float, Field(gt=0)] = 300.0
     """Seconds without progress after which a rank gives up, so that no run hangs."""
+    profile: bool = False
+    """Write a TensorBoard profile of steps 10 to 15 of rank 0 into the run folder."""
+    timeline: Path | None = None
+    """File for Horovod's timeline of all exchanges (Chrome's trace format), which rank 0 writes."""
     print_config: bool = False
     """Print the resolved configuration as YAML and stop."""
 
@@ -190,7 +194,9 @@ class Config(Recipe):
 
 
 # Options that may differ between the parts of one interrupted and resumed run.
-CIRCUMSTANCES = frozenset(["data_dir", "run", "config", "threads", "checkpoint_every", "step_timeout", "print_config"])
+CIRCUMSTANCES = frozenset(
+    ["data_dir", "run", "config", "threads", "checkpoint_every", "step_timeout", "profile", "timeline", "print_config"]
+)
 
 
 def plain(config: Recipe) -> dict[str, Any]:
