@@ -16,6 +16,7 @@ import horovod_keras
 from horovod_keras import Collectives
 from horovod_keras.environment import launched_rank
 from horovod_keras.watchdog import Watchdog
+from job import allocator
 from job.config import Config
 from job.data import pipeline
 from job.data.arrays import SIDE, UInt8
@@ -62,6 +63,7 @@ def join(config: Config) -> Collectives:
 
     Raises InputError: a timeline that nobody would write.
     """
+    allocator.keep_freed_memory()
     if config.timeline:
         _check_timeline(config.timeline)
     ranks = horovod_keras.join(config.timeline)

@@ -88,5 +88,5 @@ def test_horovods_autotuning_finds_free_what_it_tunes(launch, tmp_path, monkeypa
     done = launch(2, "-m", "job.train", *SMALL, "--epochs", "6", "--run", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     header, *lines = log.read_text().splitlines()
-    thresholds = {line.split(",")[header.split(",").index("fusion_buffer_threshold")] for line in lines}
+    thresholds = {line.split(",")[header.split(",").index("tensor_fusion_threshold")] for line in lines}
     assert len(thresholds) > 1
