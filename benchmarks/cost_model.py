@@ -184,8 +184,8 @@ def markdown(record: dict[str, Any], options: argparse.Namespace) -> str:
     ]
     lines += [
         "",
-        "**A model, not a measurement.** Efficiency: images a second and rank, relative to one rank. Assumed: a GPU has "
-        f"{options.gpu_step_ms:g} ms a step and {options.gpu_image_us:g} µs an image; {options.local} GPUs a host "
+        "**A model, not a measurement.** Efficiency: images a second and rank, relative to one rank. Assumed: a GPU "
+        f"takes {options.gpu_step_ms:g} ms a step, {options.gpu_image_us:g} µs an image; {options.local} GPUs a host "
         f"at {options.local_bandwidth:g} GB/s and {options.local_latency_us:g} µs; hosts at {options.bandwidth:g} GB/s "
         f"and {options.latency_us:g} µs; {options.start_ms:g} ms of negotiation; {100 * options.overlap:.0f} % hidden. "
         f"The CPU host takes {1e3 * host:.0f} ms for 64 images (measured), 30 µs, nothing hidden.",
