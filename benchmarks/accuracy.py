@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from job.config import RECIPES
+from job.recipes import RECIPES
 
 GOAL = 0.945
 FIRST_SEED = 2017

@@ -21,7 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -58,8 +58,8 @@ def exact_flop(resolution: int) -> float:
 class Contender:
     """A process that is ready and takes its turns on request."""
 
-    def __init__(self, name: str, command: list[str], log: IO[str]) -> None:
-        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
+    def __init__(self, name: str, command: list[str], log: IO[str], settings: Mapping[str, str] | None = None) -> None:
+        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)} | dict(settings or {})
         self.name, self.log, self.seconds = name, log, list[float]()
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
@@ -180,7 +180,7 @@ def main() -> None:
         "runs_images_per_second": speeds,
         "runs_agree_to_10_percent": max(speeds) <= 1.1 * min(speeds) if len(runs) > 1 else None,
         "other_runs": runs[1:],
-        "cpu": _processor(),
+        "cpu": processor(),
         "threads": options.threads,
         "date": datetime.date.today().isoformat(),
         "python": platform.python_version(),
@@ -198,7 +198,7 @@ def main() -> None:
         draw(record, options.picture)
 
 
-def _processor() -> str:
+def processor() -> str:
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     name = next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from job import allocator
 from job.model import kernels, mobilenet, optimizer
 
 MATRIX = 2048
@@ -87,7 +88,10 @@ def main() -> None:
     parser.add_argument("contender", choices=["ours", "stock", "matmul"])
     for name in ("resolution", "batch", "threads", "steps"):
         parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--allocator-as-is", action="store_true", help="leave the C library's allocator alone")
     options = parser.parse_args()
+    if options.contender == "ours" and not options.allocator_as_is:
+        allocator.keep_freed_memory()
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)
     make = {"ours": ours, "stock": stock, "matmul": matmul}[options.contender]
     turn = make(options.resolution, options.batch, options.steps)

@@ -153,6 +153,9 @@ def mend(source: Path) -> None:
     device = "  auto dev = CreateDevice(device_attr);\n\n  global_ctx = global_context.ctx;\n"
     named = "  device_attr.iface = global_context.gloo_iface_;\n"
     change(source / "horovod/common/gloo/gloo_context.cc", device, named + device)
+    # horovodrun would take the command's `--timeline` for a short form of two options of its own, and refuse it.
+    parser = "argparse.ArgumentParser(description='Horovod Runner'{})"
+    change(source / "horovod/runner/launch.py", parser.format(""), parser.format(", allow_abbrev=False"))
     # The launcher looks for extensions quietly, but what TensorFlow's C++ code writes would pass by.
     change(source / "horovod/common/util.py", EXTENSION_MUTED, EXTENSION_MUTED + EXTENSION_SILENT)
     # A rank's own line says why it ended: the launcher's traceback of its own code would bury that.

@@ -5,6 +5,8 @@ Horovod matches the ranks' calls by name, so the same name must come up on every
 """
 
 import json
+import os
+from pathlib import Path
 from typing import Any, Protocol
 
 import tensorflow as tf
@@ -61,10 +63,16 @@ class SingleProcess:
 
 
 class Horovod:
-    """The ranks of a Horovod world. Raises what ``hvd.init`` raises when the others can't be met."""
+    """The ranks of a Horovod world. Raises what ``hvd.init`` raises when the others can't be met.
 
-    def __init__(self) -> None:
+    Args:
+        timeline: where rank 0 writes Horovod's timeline.
+    """
+
+    def __init__(self, timeline: Path | None = None) -> None:
         set_defaults()
+        if timeline:
+            os.environ["HOROVOD_TIMELINE"] = str(timeline)
         import horovod.tensorflow as hvd
 
         hvd.init()
@@ -94,6 +102,10 @@ class Horovod:
         self._hvd.shutdown()
 
 
-def join() -> Collectives:
-    """Meet the other ranks if a launcher started this process as one of several, else be a single process."""
-    return SingleProcess() if launched_rank() is None else Horovod()
+def join(timeline: Path | None = None) -> Collectives:
+    """Meet the other ranks if a launcher started this process as one of several, else be a single process.
+
+    Args:
+        timeline: where rank 0 writes Horovod's timeline, in Chrome's trace format; without Horovod nothing is written.
+    """
+    return SingleProcess() if launched_rank() is None else Horovod(timeline)

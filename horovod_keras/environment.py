@@ -6,13 +6,14 @@ from collections.abc import MutableMapping
 # A value that the user has set wins. A stall becomes an error on all ranks instead of a warning every minute (off by
 # default: https://github.com/horovod/horovod/issues/1994 and others). Fusion is off because `optimizer.py` puts small
 # gradients together itself: what Horovod fuses depends on timing, and with it the order of sums over 3 and more ranks.
+# For the same reason there is no autotuning unless asked for (`horovodrun --autotune`).
 DEFAULTS = {
     "HOROVOD_STALL_CHECK_TIME_SECONDS": "20",
     "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "45",
     "HOROVOD_GLOO_TIMEOUT_SECONDS": "60",
-    "HOROVOD_FUSION_THRESHOLD": "0",
-    "HOROVOD_CYCLE_TIME": "1",
 }
+# Horovod does not tune what it finds set.
+TUNABLE_DEFAULTS = {"HOROVOD_FUSION_THRESHOLD": "0", "HOROVOD_CYCLE_TIME": "1"}
 
 # Each launcher (horovodrun, mpirun, Slurm's PMI, ours) tells a rank its number in one of these.
 RANK_VARIABLES = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
@@ -25,5 +26,6 @@ def launched_rank() -> int | None:
 
 def set_defaults(environment: MutableMapping[str, str] = os.environ) -> None:
     """Fill in what the user has not set; must happen before Horovod starts."""
-    for variable, value in DEFAULTS.items():
+    tuned = environment.get("HOROVOD_AUTOTUNE", "0") not in ("", "0")
+    for variable, value in (DEFAULTS if tuned else DEFAULTS | TUNABLE_DEFAULTS).items():
         environment.setdefault(variable, value)

@@ -25,6 +25,8 @@ class Exchange:
         requests: variable [2] of Keras' floatx; a rank that wants all to stop sets element STOP to 1, to save SAVE.
         agreed: the like; above 0 on all ranks, after the same update, once any rank has requested it.
         common: variables of that dtype that become their mean over ranks at each update, for example moving statistics.
+        waited: variable, float64, seconds so far between this rank's last gradient and the last mean over ranks: the
+            part of the exchange that the backward pass does not hide, waiting for slower ranks included.
     """
 
     STOP, SAVE = 0, 1
@@ -36,6 +38,7 @@ class Exchange:
         self.requests = tf.Variable(nothing, trainable=False, name="requests")
         self.agreed = tf.Variable(nothing, trainable=False, name="agreed")
         self.common: list[tf.Variable] = []
+        self.waited = tf.Variable(0.0, trainable=False, dtype=tf.float64, name="waited")
 
     def average(self, gradients: Sequence[tf.Tensor | tf.IndexedSlices]) -> list[tf.Tensor]:
         """The mean over ranks of each gradient (same shapes and dtypes), dense."""
@@ -43,6 +46,7 @@ class Exchange:
         if self.ranks.size == 1:
             self.agreed.assign(self.requests)
             return dense
+        begun = _time_after(dense)
         results: dict[int, tf.Tensor] = {}
         together: dict[tf.DType, list[int]] = {}
         for index, gradient in enumerate(dense):
@@ -59,6 +63,7 @@ class Exchange:
         for variable, value in zip(self.common, common, strict=True):
             variable.assign(value)
         self.agreed.assign(agreed)
+        self.waited.assign_add(_time_after([*results.values(), *common, agreed]) - begun)
         return [results[index] for index in range(len(dense))]
 
     def _compress(self, tensor: tf.Tensor) -> tf.Tensor:
@@ -68,6 +73,12 @@ class Exchange:
         flat = self.ranks.mean(tf.concat([tf.reshape(t, [-1]) for t in tensors], axis=0), name)
         parts = tf.split(flat, [t.shape.num_elements() for t in tensors])
         return [tf.reshape(part, t.shape) for part, t in zip(parts, tensors, strict=True)]
+
+
+def _time_after(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The time, in seconds, when all of them are there."""
+    with tf.control_dependencies(tensors):
+        return tf.timestamp()
 
 
 def distribute(

@@ -1,4 +1,4 @@
-"""The configuration of a run: what it computes (:class:`Recipe`), and where and how it does so (:class:`Config`).
+"""The configuration of a run: what it computes (:class:`job.recipes.Recipe`), and where and how (:class:`Config`).
 
 Both are frozen dataclasses, checked when they are made. The command line is made from them; a value comes from the
 recipe, is overruled by the configuration file, and that by a flag:
@@ -15,117 +15,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, ValidationError, create_model
+from pydantic import Field, ValidationError, create_model
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
 from job.errors import InputError
-
-CHECKED = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-Resolution = Annotated[int, Field(ge=32)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-
-
-@dataclass(frozen=True, kw_only=True, config=CHECKED)
-class Recipe:
-    """What is computed: network input, optimisation, regularisation, augmentation."""
-
-    resolution: Resolution = 56
-    """Input side in pixels; images are resized to it bilinearly, inside the model."""
-    stages: tuple[tuple[Fraction, Resolution], ...] = ()
-    """Progressive resizing: pairs of (share of the epochs, resolution) that come first, as [[0.4,32],[0.3,48]]."""
-    epochs: Annotated[int, Field(ge=1)] = 50
-    """Passes over the training split, all stages together."""
-    global_batch: Annotated[int, Field(ge=1)] = 100
-    """Images per update, over all ranks; recipe original without flips takes 64."""
-    optimizer: Literal["adam", "adamw"] = "adam"
-    """Update rule; adamw decays the convolutions' and the head's weights, never the normalisation's."""
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.001
-    """Peak learning rate, per update of the global batch."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the learning rate falls from its peak to 0 at the last update."""
-    warmup: Fraction = 0.0
-    """Share of all updates in which the learning rate rises linearly from 0."""
-    beta_2: Annotated[float, Field(gt=0, lt=1)] = 0.999
-    """Adam's decay of the second moment, per update."""
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """Decoupled decay (adamw only), times the learning rate, per update."""
-    dropout: Fraction = 0.5
-    """Share of pooled features that is zeroed in training."""
-    label_smoothing: Fraction = 0.0
-    """Probability mass that is spread evenly over all classes."""
-    batch_norm_momentum: Fraction = 0.99
-    """Share of the old value in each update of the moving statistics."""
-    input_range: Literal["0..1", "-1..1"] = "0..1"
-    """Range that pixel values are scaled to; the ImageNet weights were trained on -1..1."""
-    flip: bool = True
-    """Mirror each training image with probability one half."""
-    shift: Annotated[int, Field(ge=0, le=8)] = 0
-    """Move each training image by up to so many pixels (of 28) either way."""
-    erase: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Probability that a rectangle of a training image is filled with noise (random erasing)."""
-    weights: str = "imagenet"
-    """Initial weights: imagenet (downloaded), none, or the path of a Keras MobileNet weights file."""
-    select: Literal["best", "last"] = "best"
-    """Which weights become the model: those of the best epoch on the validation split, or the last."""
-
-    def __post_init__(self) -> None:
-        if sum(share for share, _ in self.stages) > 1:
-            raise InputError(
-                f"stages take more than all epochs: received {self.stages}. Their shares must sum to 1 or less."
-            )
-        if self.weight_decay and self.optimizer != "adamw":
-            raise InputError(f"weight_decay {self.weight_decay} needs optimizer adamw: received {self.optimizer}.")
-
-    def resolutions(self) -> list[int]:
-        """The resolution of each epoch."""
-        result, share = [self.resolution] * self.epochs, 0.0
-        for part, resolution in self.stages:
-            first, last = round(share * self.epochs), round((share + part) * self.epochs)
-            result[first:last] = [resolution] * (last - first)
-            share += part
-        return result
-
-
-RECIPES: dict[str, Recipe] = {
-    "original": Recipe(),  # the experiment of 2017, to its letter
-    "fast": Recipe(
-        stages=((0.4, 32), (0.3, 48)),
-        epochs=10,
-        global_batch=128,
-        optimizer="adamw",
-        learning_rate=0.002,
-        schedule="linear",
-        warmup=0.15,
-        beta_2=0.99,
-        weight_decay=0.05,
-        dropout=0.2,
-        label_smoothing=0.1,
-        batch_norm_momentum=0.9,
-        input_range="-1..1",
-        shift=2,
-        select="last",
-    ),
-    "best": Recipe(
-        stages=((0.12, 32), (0.16, 48)),
-        epochs=25,
-        global_batch=128,
-        optimizer="adamw",
-        learning_rate=0.002,
-        schedule="linear",
-        warmup=0.15,
-        beta_2=0.99,
-        weight_decay=0.05,
-        dropout=0.2,
-        label_smoothing=0.1,
-        batch_norm_momentum=0.9,
-        input_range="-1..1",
-        shift=2,
-        erase=0.5,
-        select="last",
-    ),
-}
+from job.recipes import CHECKED, RECIPES, Recipe
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -168,6 +64,10 @@ class Config(Recipe):
     """Seconds between checkpoints within an epoch."""
     step_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
     """Seconds without progress after which a rank gives up, so that no run hangs."""
+    profile: bool = False
+    """Write a TensorBoard profile of steps 10 to 15 of rank 0 into the run folder."""
+    timeline: Path | None = None
+    """File for Horovod's timeline of all exchanges (Chrome's trace format), which rank 0 writes."""
     print_config: bool = False
     """Print the resolved configuration as YAML and stop."""
 
@@ -189,11 +89,13 @@ class Config(Recipe):
 
 
 # Options that may differ between the parts of one interrupted and resumed run.
-CIRCUMSTANCES = frozenset(["data_dir", "run", "config", "threads", "checkpoint_every", "step_timeout", "print_config"])
+CIRCUMSTANCES = frozenset(
+    ["data_dir", "run", "config", "threads", "checkpoint_every", "step_timeout", "profile", "timeline", "print_config"]
+)
 
 
 # What a command line asks for once: not kept in a run's configuration, and not taken from a file.
-ASKED_ONCE = frozenset(["config", "print_config"])
+ASKED_ONCE = frozenset(["config", "print_config", "profile", "timeline"])
 DIGEST = "data"
 """What `config.yaml` holds beside the options: the digest of the images that the run was trained on."""
 

@@ -8,10 +8,12 @@ Repeat a command after an interruption and the run goes on. It leaves one folder
 metrics, checkpoints, `model.keras`, `result.json` and `report.html`.
 """
 
+from __future__ import annotations
+
 import signal
 import sys
-import threading
 from collections.abc import Callable
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from horovod_keras.environment import launched_rank
@@ -22,8 +24,10 @@ from job.errors import run_main
 if TYPE_CHECKING:
     from horovod_keras import Collectives
     from horovod_keras.watchdog import Watchdog
+    from job.run.timings import Timings
 
 PREEMPTED = 75
+OnEpoch = Callable[[dict[str, Any]], None] | None
 
 
 def main() -> int:
@@ -36,22 +40,23 @@ def main() -> int:
     quiet.import_tensorflow()
     from job.run import start
 
-    stop = threading.Event()
+    stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     ranks = start.join(config)
-    result = train(config, ranks, stop=stop)
+    result = train(config, ranks, stop=stop, whole_process=True)
     ranks.leave()
     return PREEMPTED if result["status"] == "preempted" else 0
 
 
 def train(
     config: Config,
-    ranks: "Collectives",
+    ranks: Collectives,
     *,
-    stop: threading.Event | None = None,
-    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    stop: Event | None = None,
+    on_epoch: OnEpoch = None,
     test: bool = True,
+    whole_process: bool = False,
 ) -> dict[str, Any]:
     """Train, evaluate and save one run; what `main` does, and what a trial of the search does.
 
@@ -61,6 +66,7 @@ def train(
         stop: when it is set on any rank, all save and stop after the same step.
         on_epoch: on rank 0, called with each epoch's record when its checkpoint is on the disk.
         test: False ends after the last epoch and leaves the test set unseen.
+        whole_process: whether the process began for this run, so that its start is part of the run's time.
 
     Returns:
         The content of `result.json`, the same on all ranks; `status` is `done`, `trained` if there was no test, or
@@ -73,18 +79,15 @@ def train(
     """
     from horovod_keras.watchdog import Watchdog
     from job.run import start
+    from job.run.timings import Timings
 
+    timings = Timings(since_process_start=whole_process)
     with Watchdog(ranks.rank, "the data", start.SETUP_TIMEOUT) as watchdog, start.others_may_go(ranks, watchdog):
-        return run(config, ranks, watchdog, stop or threading.Event(), on_epoch, test)
+        return run(config, ranks, watchdog, timings, stop or Event(), on_epoch, test)
 
 
 def run(
-    config: Config,
-    ranks: "Collectives",
-    watchdog: "Watchdog",
-    stop: threading.Event,
-    on_epoch: Callable[[dict[str, Any]], None] | None,
-    test: bool,
+    config: Config, ranks: Collectives, watch: Watchdog, timings: Timings, stop: Event, on_epoch: OnEpoch, test: bool
 ) -> dict[str, Any]:
     """The story of a run, under the watchdog's eye; see `train`."""
     from horovod_keras.callbacks import BroadcastInitialState, MetricAverage
@@ -92,9 +95,8 @@ def run(
     from job.run import finish, start
     from job.run.callbacks import Journal, Keeper, PreemptedError
     from job.run.folder import RunFolder
-    from job.run.timings import Timings
+    from job.run.profile import Profile
 
-    timings = Timings()
     with timings.of("data"), start.agreed(ranks):
         data = start.load(config, ranks)
         folder = RunFolder(config, data.set.digest) if ranks.rank == 0 else None
@@ -102,18 +104,18 @@ def run(
         start.say(ranks, f"this run is complete: {config.folder()} (choose another folder with --run to train again)")
         return finished
 
-    watchdog.expect("the model", start.SETUP_TIMEOUT)
+    watch.expect("the model", start.SETUP_TIMEOUT)
     steps = start.steps_per_epoch(config, data)
     with timings.of("model"), start.agreed(ranks):
         model = training.build(config, ranks, steps * config.epochs)
         position, metrics = start.restore(model, folder, ranks)
 
-    keeper = Keeper(folder, ranks, position, metrics, config, steps, stop, watchdog, timings)
+    keeper = Keeper(folder, ranks, position, metrics, config, steps, stop, watch, timings)
     callbacks: list[Any] = [BroadcastInitialState(ranks), MetricAverage(ranks), keeper]
     if folder:
         start.note_environment(folder, ranks)
         callbacks.append(Journal(folder, config, len(data.splits.train), steps, on_epoch))
-
+        callbacks += [Profile(folder.path / "tensorboard")] if config.profile else []
     start.say(ranks, f"training in {config.folder()} on {ranks.size} rank(s), {data.set.source}")
     if config.protocol == "original":
         start.say(ranks, "protocol of 2017: the best epoch is chosen on the test images, which flatters the result")
@@ -132,15 +134,13 @@ def run(
                     verbose=0,
                 )
     except PreemptedError as reason:
-        if folder:
-            folder.checkpoints.wait()
         start.say(ranks, f"{reason}; the same command goes on from there")
         return {"status": "preempted"}
     if not test:
         if folder:
             folder.checkpoints.wait()
         return {"status": "trained"}
-    watchdog.expect("the test", start.SETUP_TIMEOUT)
+    watch.expect("the test", start.SETUP_TIMEOUT)
     result = finish.finish(config, ranks, model, data, keeper, folder, timings)
     start.say(ranks, f"test accuracy {result['test_accuracy']:.4f}; the report is {config.folder() / 'report.html'}")
     return result

@@ -9,8 +9,9 @@ import yaml
 from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from job.config import CHECKED, options, plain, read_flags, read_yaml, refused, resolve
+from job.config import options, plain, read_flags, read_yaml, refused, resolve
 from job.errors import InputError
+from job.recipes import CHECKED
 from job.run.checkpoints import write_atomically
 from tune.space import DEFAULT, Space
 

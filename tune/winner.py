@@ -11,8 +11,9 @@ import yaml
 from ray.tune.experiment import Trial
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from job.config import Config, Recipe, plain
+from job.config import Config, plain
 from job.errors import InputError, RunError
+from job.recipes import Recipe
 from job.run.checkpoints import write_atomically
 from tune import runs
 from tune.group import GroupError, ProcessGroup

@@ -47,7 +47,7 @@ class Keeper(keras.callbacks.Callback):
         steps: batches of an epoch.
         stop: set by anyone on this rank who wants all ranks to stop.
         watchdog: told of each step.
-        timings: told what is no training step: tracing, evaluation, saving.
+        timings: told what is no training step: tracing, evaluation, saving, waiting for the exchange.
     """
 
     def __init__(
@@ -67,9 +67,12 @@ class Keeper(keras.callbacks.Callback):
         self.config, self.steps, self.stop, self.watchdog = config, steps, stop, watchdog
         self.timings = timings
         self._open = contextlib.ExitStack()
-        self._saved = self._mark = time.monotonic()
+        self._saved, self._mark = time.monotonic(), timings.start
+        if position.seconds:
+            timings.add("earlier", position.seconds)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._tracing = True
         self._open.enter_context(self.timings.of("tracing"))
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -87,9 +90,13 @@ class Keeper(keras.callbacks.Callback):
         self.watchdog.expect(what, self.config.step_timeout)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self._open.close()
         position = self.position = replace(self.position, step=self.position.step + 1)
         loss = float(self.model.batch_loss)
+        if self._tracing:  # the first step, in which ranks wait for whoever traces longest
+            self._tracing = False
+            self._open.close()
+            self.timings.stepped()
+            self.model.optimizer.exchange.waited.assign(0.0)
         if not math.isfinite(loss):
             raise DivergedError(
                 f"the loss became {loss} between steps {position.step - 1} and {position.step} of epoch "
@@ -103,7 +110,10 @@ class Keeper(keras.callbacks.Callback):
             local = state.running_metrics(self.model)
             self._save({name: np.asarray(self.ranks.sum(value, f"save/{name}")) for name, value in local.items()})
         if agreed[Exchange.STOP] > 0:
-            raise PreemptedError(f"stopped after step {position.step} of epoch {position.epoch + 1}")
+            self._preempt(f"stopped after step {position.step} of epoch {position.epoch + 1}")
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self.timings.add("all_reduce", float(self.model.optimizer.exchange.waited))
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._open.enter_context(self.timings.of("evaluation"))
@@ -123,7 +133,7 @@ class Keeper(keras.callbacks.Callback):
                 self.folder.checkpoints.save_best(state.weights(self.model), self.position)
         self._save({})
         if float(self.model.optimizer.exchange.agreed[Exchange.STOP]) > 0:
-            raise PreemptedError(f"stopped after epoch {epoch + 1}")
+            self._preempt(f"stopped after epoch {epoch + 1}")
 
     def seconds(self) -> float:
         """Wall time of the run so far, all its parts together; call it when the position is saved."""
@@ -131,6 +141,11 @@ class Keeper(keras.callbacks.Callback):
         self.position = replace(self.position, seconds=self.position.seconds + now - self._mark)
         self._mark = now
         return self.position.seconds
+
+    def _preempt(self, reason: str) -> None:
+        if self.folder is not None:
+            self.folder.checkpoints.wait()
+        raise PreemptedError(reason)
 
     def _save(self, metrics: Arrays) -> None:
         self._saved = time.monotonic()

@@ -1,5 +1,6 @@
 """How a run ends: the chosen weights, the one look at the test set, and what is left in the folder."""
 
+import resource
 from typing import Any
 
 import keras
@@ -67,6 +68,8 @@ def finish(
         "protocol": config.protocol,
         "data": data.set.source,
         "weights": config.weights,
+        "seconds_to_first_step": timings.to_first_step and round(timings.to_first_step, 3),
+        "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "timings": {name: round(seconds, 3) for name, seconds in timings.seconds.items()},
     }
     if folder:

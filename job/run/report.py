@@ -25,11 +25,13 @@ _MISTAKES = 24
 _CONFUSIONS = 6
 # Disjoint parts of a run's duration, by their keys in `result.json`.
 _TIMINGS = {
-    "import": "Importing libraries",
-    "data": "Reading the data",
-    "tracing": "Tracing and compiling the step",
+    "earlier": "Before the run was interrupted",
+    "import": "Start: importing libraries, meeting the other ranks",
+    "data": "Start: reading the data",
+    "model": "Start: making the model",
+    "tracing": "Tracing and compiling the step, with the first step",
     "steps": "Training steps",
-    "all_reduce": "Waiting for other ranks' gradients",
+    "all_reduce": "Waiting for the exchange of gradients",
     "evaluation": "Evaluation",
     "saving": "Saving",
 }
@@ -87,6 +89,7 @@ def write_report(
         confused=_most_confused(scores, class_names),
         mistakes=_mistakes(images, labels, probabilities, class_names),
         timings=_timings(result),
+        first_step=result.get("seconds_to_first_step"),
         config=list(_flat(config)),
         environment=list(_flat(environment)),
     )
@@ -205,7 +208,8 @@ def _timings(result: Mapping[str, Any]) -> list[Timing]:
     timings = result.get("timings")
     if not isinstance(timings, Mapping):
         return []
-    known = {_TIMINGS.get(str(key), str(key)): float(value) for key, value in timings.items() if _is_number(value)}
+    order = list(dict.fromkeys([*_TIMINGS, *timings]))
+    known = {_TIMINGS.get(key, key): float(timings[key]) for key in order if _is_number(timings.get(key))}
     total, spent = result.get("seconds"), sum(known.values())
     if _is_number(total) and total > spent:
         known["Everything else"] = total - spent

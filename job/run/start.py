@@ -5,6 +5,7 @@ import logging
 import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ import tensorflow as tf
 
 import horovod_keras
 from horovod_keras import Collectives
+from horovod_keras.environment import launched_rank
 from horovod_keras.watchdog import Watchdog
+from job import allocator
 from job.config import Config
 from job.data import pipeline
 from job.data.arrays import SIDE, UInt8
@@ -56,8 +59,14 @@ class Part:
 
 
 def join(config: Config) -> Collectives:
-    """Meet the other ranks and set this process up as one of them: threads, determinism, log."""
-    ranks = horovod_keras.join()
+    """Meet the other ranks and set this process up as one of them: threads, determinism, log.
+
+    Raises InputError: a timeline that nobody would write.
+    """
+    allocator.keep_freed_memory()
+    if config.timeline:
+        _check_timeline(config.timeline)
+    ranks = horovod_keras.join(config.timeline)
     logging.basicConfig(format="%(message)s", level=logging.WARNING if ranks.rank == 0 else logging.ERROR)
     threads = config.threads or max(1, int(usable_cores()) // ranks.local_size)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -68,6 +77,19 @@ def join(config: Config) -> Collectives:
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     return ranks
+
+
+def _check_timeline(path: Path) -> None:
+    rank = launched_rank()
+    if rank is None:
+        raise InputError(
+            f"--timeline {path} shows what Horovod does: received a run in one process. Start it with horovodrun."
+        )
+    if rank == 0:
+        try:
+            path.touch()
+        except OSError as error:
+            raise InputError(f"--timeline {path} can't be written: {error.strerror}. Give another file.") from None
 
 
 def say(ranks: Collectives, line: str) -> None:

@@ -8,10 +8,21 @@ import psutil
 
 
 class Timings:
-    """Seconds by what they were spent on, in `seconds`; starts with what it took from the process's start to here."""
+    """Seconds by what they were spent on, in `seconds`.
 
-    def __init__(self) -> None:
-        self.seconds = {"import": time.time() - psutil.Process().create_time()}
+    Args:
+        since_process_start: whether the process began for this run: then what it took to get here counts as import.
+
+    Attributes:
+        start: when the run began, on the clock of `time.monotonic`.
+        to_first_step: seconds from then to the end of the first step; None before that.
+    """
+
+    def __init__(self, *, since_process_start: bool) -> None:
+        before = time.time() - psutil.Process().create_time() if since_process_start else 0.0
+        self.start = time.monotonic() - before
+        self.seconds = {"import": before} if since_process_start else {}
+        self.to_first_step: float | None = None
 
     @contextlib.contextmanager
     def of(self, name: str) -> Iterator[None]:
@@ -21,4 +32,13 @@ class Timings:
             yield
         finally:
             within = sum(self.seconds.values()) - inner
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start - within
+            self.add(name, time.monotonic() - start - within)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Count seconds as `name`, and take them off what surrounds the call."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    def stepped(self) -> None:
+        """Note that a step has ended."""
+        if self.to_first_step is None:
+            self.to_first_step = time.monotonic() - self.start

@@ -52,5 +52,4 @@ def _open(path: Path) -> tuple[ModuleType, ctypes.CDLL]:
     gradients.register(operations)
     native = ctypes.CDLL(str(path))
     native.fashion_kernels_select.restype = ctypes.c_char_p
-    native.fashion_kernels_keep_memory()
     return operations, native

@@ -96,7 +96,7 @@ def test_page_tells_the_whole_run(run):
         "Dataset fashion-mnist",
     ):
         assert expected in page.text
-    assert "Importing libraries 30.0 s 30.0 %" in page.text
+    assert "Start: importing libraries, meeting the other ranks 30.0 s 30.0 %" in page.text
     assert "Everything else 10.0 s 10.0 %" in page.text
     assert "stages [[4, 32]]" in page.text
     assert "libraries.keras 3.15.1" in page.text

@@ -6,10 +6,6 @@
 #include <mutex>
 #include <vector>
 
-#if defined(__GLIBC__)
-#include <malloc.h>
-#endif
-
 #include "op.h"
 #include "tensorflow/core/platform/threadpool.h"
 
@@ -143,17 +139,6 @@ const char* fashion_kernels_select(const char* name) {
       return candidate->name;
     }
   return nullptr;
-}
-
-// Keeps freed memory for the next step: glibc would give every large tensor back to the system and have each of its pages
-// cleared again at the next use. Gives false where the allocator has no such setting.
-bool fashion_kernels_keep_memory() {
-#if defined(__GLIBC__)
-  return mallopt(M_MMAP_THRESHOLD, 1 << 30) == 1 && mallopt(M_TRIM_THRESHOLD, 2047 << 20) == 1 &&
-         mallopt(M_TOP_PAD, 64 << 20) == 1;
-#else
-  return false;
-#endif
 }
 
 }  // extern "C"

@@ -1,0 +1,43 @@
+"""Where a run's time went adds up."""
+
+import subprocess
+import sys
+import time
+
+from job.run.timings import Timings
+
+
+def test_time_inside_other_work_is_counted_once():
+    timings = Timings(since_process_start=False)
+    begun = time.monotonic()
+    with timings.of("steps"):
+        time.sleep(0.02)
+        with timings.of("saving"):
+            time.sleep(0.03)
+        timings.add("all_reduce", 0.01)
+    whole = time.monotonic() - begun
+    assert timings.seconds["saving"] >= 0.03
+    assert timings.seconds["steps"] >= 0.01 - 1e-3
+    assert abs(sum(timings.seconds.values()) - whole) < 1e-3
+
+
+def test_only_the_first_step_is_the_first():
+    timings = Timings(since_process_start=False)
+    assert timings.to_first_step is None
+    timings.stepped()
+    first = timings.to_first_step
+    time.sleep(0.01)
+    timings.stepped()
+    assert timings.to_first_step == first
+
+
+def test_the_start_of_a_process_counts_where_it_began_for_the_run():
+    script = """
+import time
+time.sleep(0.3)
+from job.run.timings import Timings
+whole, part = Timings(since_process_start=True), Timings(since_process_start=False)
+assert whole.seconds["import"] > 0.3 and part.seconds == {}, whole.seconds
+assert part.start - whole.start > 0.3
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
