@@ -19,11 +19,12 @@ import argparse
 import os
 import secrets
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from horovod_keras.coordinator import MISUSED, Rules
+from horovod_keras.coordinator import FAILED, MISUSED, Rules
 from horovod_keras.launcher import VARIABLE, Launcher, LaunchError, Settings, say
 from horovod_keras.rendezvous import address_of
 
@@ -31,6 +32,9 @@ PORT = 29710
 """The control channel's port; the rendezvous has the next one."""
 SHORTEST_SECRET = 16
 """Characters."""
+AFTER_POD_0 = 5.0
+"""Seconds by which the other pods of a failed Kubernetes Job end later. The first failure may end the Job, which then
+deletes the pods that still run, with their logs: that of pod 0 tells most."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -159,10 +163,13 @@ def _secret(file: str | None, environment: Mapping[str, str], *, several: bool) 
 def main(argv: Sequence[str]) -> int:
     """Run the launcher and return its exit code."""
     try:
-        return Launcher(parse(argv, os.environ)).run()
+        code = Launcher(parse(argv, os.environ)).run()
     except LaunchError as error:
         say(f"error: {error}")
-        return error.code
+        code = error.code
+    if code in (FAILED, MISUSED) and os.environ.get("JOB_COMPLETION_INDEX", "0") != "0":
+        time.sleep(AFTER_POD_0)
+    return code
 
 
 if __name__ == "__main__":
