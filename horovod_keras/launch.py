@@ -17,6 +17,7 @@ option: HOROVOD_LAUNCH_SECRET or --secret-file; one pod alone draws its own.
 
 import argparse
 import os
+import re
 import secrets
 import sys
 import time
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from horovod_keras.coordinator import FAILED, MISUSED, Rules
-from horovod_keras.launcher import VARIABLE, Launcher, LaunchError, Settings, say
+from horovod_keras.launcher import BEAT, VARIABLE, Launcher, LaunchError, Settings, say
 from horovod_keras.rendezvous import address_of
 
 PORT = 29710
@@ -110,6 +111,8 @@ def _checked(options: argparse.Namespace, command: list[str], environment: Mappi
             options.address = address_of(options.interface)
         except LookupError as error:
             raise LaunchError(MISUSED, f"--interface: {error}") from None
+    what = f"--address must be an IPv4 address, for Horovod knows no other: received {options.address}."
+    check(options.address is None or re.fullmatch(r"[0-9.]+", options.address) is not None, what)
     knows = options.coordinator or (options.pod_index == 0 and options.address) or not several
     check(bool(knows), "--coordinator is missing: the name or address of pod 0.")
     if options.port is None:
@@ -119,6 +122,8 @@ def _checked(options: argparse.Namespace, command: list[str], environment: Mappi
     for name in ("start_timeout", "heartbeat_timeout", "grace", "finish_timeout"):
         value = getattr(options, name)
         check(value > 0, f"--{name.replace('_', '-')} must be more than 0 seconds: received {value:g}.")
+    what = f"--heartbeat-timeout must be at least {3 * BEAT:g} seconds, which is three heart-beats: received"
+    check(options.heartbeat_timeout >= 3 * BEAT, f"{what} {options.heartbeat_timeout:g}.")
     check(options.max_restarts >= 0, f"--max-restarts must not be negative: received {options.max_restarts}.")
     return Settings(
         command=command,
