@@ -69,7 +69,7 @@ def test_starting_takes_no_tensorflow_and_less_than_a_second(tmp_path: Path) -> 
         (["--address", "192.0.2.1", "--", "true"], "192.0.2.1"),
         (["--grace", "nan", "--", "true"], "--grace must be"),
         (["--port", "70000", "--", "true"], "--port must be"),
-        (["--secret-file", "/no", "--pods", "2", "--pod-index", "0", "--address", "127.0.0.1", "--", "true"], "/no can"),
+        (["--secret-file", "/no", "--pods", "2", "--pod-index", "0", "--address", "127.0.0.1", "--", "true"], "/no"),
         (["--address", "fd00::1", "--", "true"], "must be an IPv4 address"),
         (["--heartbeat-timeout", "1", "--", "true"], "three heart-beats"),
         (["--", "/no/such/command"], "can't run '/no/such/command'"),
