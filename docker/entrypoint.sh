@@ -21,6 +21,8 @@ TEXT
 
 refuse() {
     echo "error: $*" >&2
+    # The first pod that fails ends its Job, and the log of pod 0 is where everyone looks.
+    [ "${JOB_COMPLETION_INDEX:-0}" = 0 ] || sleep 5
     exit 2
 }
 

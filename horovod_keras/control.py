@@ -14,14 +14,14 @@ import http.client
 import json
 import secrets
 import socket
-import socketserver
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any, Literal
+
+from horovod_keras.guard import Guard
 
 _MOST_BYTES = 1 << 20
 _SIGNATURE = "X-Signature"
@@ -117,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing: what matters is said by the coordinator."""
 
 
-class ControlServer(socketserver.ThreadingMixIn, HTTPServer):
+class ControlServer(Guard, HTTPServer):
     """The coordinator's ear: checks each beat's signature and hands it to ``answer``, in a thread of its own.
 
     Args:
@@ -129,8 +129,6 @@ class ControlServer(socketserver.ThreadingMixIn, HTTPServer):
     Raises:
         OSError: the address or port can't be had.
     """
-
-    daemon_threads = True
 
     def __init__(
         self,
@@ -159,11 +157,6 @@ class ControlServer(socketserver.ThreadingMixIn, HTTPServer):
             if new:
                 self._numbers[beat.life] = beat.number
             return new
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Keep quiet of clients that hang up: a pod that can't be heard is noticed as lost."""
-        if not isinstance(sys.exception(), OSError):
-            super().handle_error(request, client_address)
 
     def close(self) -> None:
         """Stop listening and give the port back."""

@@ -125,9 +125,9 @@ class Coordinator:
 
     @property
     def others_running(self) -> bool:
-        """Whether ranks of other pods still run."""
+        """Whether ranks of other pods still run, or may: see `_Pod.heard_since_stop`."""
         with self._lock:
-            return any(pod.beat.running for index, pod in self._pods.items() if index != 0)
+            return any(p.beat.running or not p.heard_since_stop for index, p in self._pods.items() if index != 0)
 
     def _take_in(self, beat: Beat) -> None:
         known = self._pods.get(beat.pod)

@@ -17,20 +17,25 @@ option: HOROVOD_LAUNCH_SECRET or --secret-file; one pod alone draws its own.
 
 import argparse
 import os
+import re
 import secrets
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from horovod_keras.coordinator import MISUSED, Rules
-from horovod_keras.launcher import VARIABLE, Launcher, LaunchError, Settings, say
+from horovod_keras.coordinator import FAILED, MISUSED, Rules
+from horovod_keras.launcher import BEAT, VARIABLE, Launcher, LaunchError, Settings, say
 from horovod_keras.rendezvous import address_of
 
 PORT = 29710
 """The control channel's port; the rendezvous has the next one."""
 SHORTEST_SECRET = 16
 """Characters."""
+AFTER_POD_0 = 5.0
+"""Seconds by which the other pods of a failed Kubernetes Job end later. The first failure may end the Job, which then
+deletes the pods that still run, with their logs: that of pod 0 tells most."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -106,6 +111,8 @@ def _checked(options: argparse.Namespace, command: list[str], environment: Mappi
             options.address = address_of(options.interface)
         except LookupError as error:
             raise LaunchError(MISUSED, f"--interface: {error}") from None
+    what = f"--address must be an IPv4 address, for Horovod knows no other: received {options.address}."
+    check(options.address is None or re.fullmatch(r"[0-9.]+", options.address) is not None, what)
     knows = options.coordinator or (options.pod_index == 0 and options.address) or not several
     check(bool(knows), "--coordinator is missing: the name or address of pod 0.")
     if options.port is None:
@@ -115,6 +122,8 @@ def _checked(options: argparse.Namespace, command: list[str], environment: Mappi
     for name in ("start_timeout", "heartbeat_timeout", "grace", "finish_timeout"):
         value = getattr(options, name)
         check(value > 0, f"--{name.replace('_', '-')} must be more than 0 seconds: received {value:g}.")
+    what = f"--heartbeat-timeout must be at least {3 * BEAT:g} seconds, which is three heart-beats: received"
+    check(options.heartbeat_timeout >= 3 * BEAT, f"{what} {options.heartbeat_timeout:g}.")
     check(options.max_restarts >= 0, f"--max-restarts must not be negative: received {options.max_restarts}.")
     return Settings(
         command=command,
@@ -159,10 +168,13 @@ def _secret(file: str | None, environment: Mapping[str, str], *, several: bool) 
 def main(argv: Sequence[str]) -> int:
     """Run the launcher and return its exit code."""
     try:
-        return Launcher(parse(argv, os.environ)).run()
+        code = Launcher(parse(argv, os.environ)).run()
     except LaunchError as error:
         say(f"error: {error}")
-        return error.code
+        code = error.code
+    if code in (FAILED, MISUSED) and os.environ.get("JOB_COMPLETION_INDEX", "0") != "0":
+        time.sleep(AFTER_POD_0)
+    return code
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ VARIABLE = "HOROVOD_LAUNCH_"
 """What the names of the launcher's own variables begin with. The ranks don't get them."""
 BEAT = 0.5
 """Seconds between heart-beats."""
-REFUSALS_LIMIT = 10.0
+REFUSALS_LIMIT = 45.0
 """Seconds of nothing but refusals after which the secret is taken for wrong. A name may lead to a stranger for a while:
-an address in a cluster is soon used again."""
+an address in a cluster is soon used again, and its name service keeps the old one for half a minute."""
 LAST_WORDS = 10.0
 """Seconds that pod 0 stays for the others to learn how it ended."""
 

@@ -16,25 +16,21 @@ import hmac
 import re
 import secrets
 import socket
-import sys
 import threading
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import psutil
 from horovod.runner.common.util.hosts import HostInfo, get_host_assignments
 from horovod.runner.gloo_run import create_slot_env_vars
 from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
 
+from horovod_keras.guard import Guard
 
-class _Server(RendezvousHTTPServer):
+
+class _Server(Guard, RendezvousHTTPServer):
     token = secrets.token_hex(16)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Keep quiet of clients that hang up in the middle: their rank's end is noticed elsewhere."""
-        if not isinstance(sys.exception(), OSError):
-            super().handle_error(request, client_address)
 
 
 class _Handler(RendezvousHandler):

@@ -94,12 +94,12 @@ def run(
     from job.model import training
     from job.run import finish, start
     from job.run.callbacks import Journal, Keeper, PreemptedError
-    from job.run.folder import RunFolder
     from job.run.profile import Profile
 
-    with timings.of("data"), start.agreed(ranks):
-        data = start.load(config, ranks)
-        folder = RunFolder(config, data.set.digest) if ranks.rank == 0 else None
+    with timings.of("data"):
+        with start.agreed(ranks):
+            data = start.load(config, ranks)
+        folder = start.open_folder(config, data.set.digest, ranks)
     if finished := start.broadcast(ranks, folder.result() if folder else None):
         start.say(ranks, f"this run is complete: {config.folder()} (choose another folder with --run to train again)")
         return finished

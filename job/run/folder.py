@@ -22,7 +22,13 @@ from job.config import DIGEST, Config, plain
 from job.errors import InputError
 from job.run.checkpoints import Checkpoints, write_atomically
 
+PATIENCE = 5.0
+"""Seconds that a folder in use is waited for."""
 LIBRARIES = ("tensorflow-cpu", "tensorflow", "keras", "horovod", "numpy", "pyarrow", "ray")
+
+
+class BusyError(InputError):
+    """Another job holds the run folder."""
 
 
 class RunFolder:
@@ -33,8 +39,8 @@ class RunFolder:
         source: what the data are, for example a digest; part of the run's identity.
 
     Raises:
-        InputError: the folder holds another run (the option and both values are named), is in use by another job, or
-            can't be written.
+        BusyError: the folder is in use by another job.
+        InputError: the folder holds another run (the option and both values are named), or can't be written.
     """
 
     def __init__(self, config: Config, source: str) -> None:
@@ -44,7 +50,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             # Held until the object goes, at the latest with the process.
-            self._lock = filelock.FileLock(self.path / ".lock", timeout=5)
+            self._lock = filelock.FileLock(self.path / ".lock", timeout=PATIENCE)
             self._lock.acquire()
             known = self.path / "config.yaml"
             if known.exists() and self._has_begun():
@@ -52,7 +58,7 @@ class RunFolder:
             self.checkpoints = Checkpoints(self.path / "checkpoints")
             write_atomically(known, yaml.safe_dump(plain(config) | {DIGEST: source}, sort_keys=False).encode())
         except filelock.Timeout:
-            raise InputError(
+            raise BusyError(
                 f"run folder {self.path} is in use by another job. Wait for it or choose another."
             ) from None
         except OSError as error:

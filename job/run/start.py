@@ -29,9 +29,11 @@ from job.model import kernels
 from job.model.training import TrainingModel
 from job.run import state
 from job.run.checkpoints import Arrays, Position
-from job.run.folder import RunFolder, environment
+from job.run.folder import PATIENCE, BusyError, RunFolder, environment
 
 SETUP_TIMEOUT = 900.0  # seconds: a slow download is the longest of what comes before the first step
+FOLDER_TRIES = 24
+"""For a folder in use, of `PATIENCE` seconds each, where the ranks are on several machines."""
 EVALUATION_BATCH = 250
 
 
@@ -151,6 +153,27 @@ def load(config: Config, ranks: Collectives) -> Data:
     if min(len(found.validation), len(found.test)) < ranks.size:
         raise InputError(f"--limit-eval is too small: received {config.limit_eval} for {ranks.size} ranks.")
     return Data(data, found)
+
+
+def open_folder(config: Config, source: str, ranks: Collectives) -> RunFolder | None:
+    """Rank 0's run folder; None on the others. Raises InputError on all ranks.
+
+    A file server keeps the lock of a machine that was lost for a while (NFS 4: 90 s). The ranks meet after each try,
+    because Horovod takes a longer silence for a stall.
+    """
+    tries = FOLDER_TRIES if ranks.size > ranks.local_size else 1
+    while True:
+        folder, tries = None, tries - 1
+        with agreed(ranks):
+            try:
+                folder = RunFolder(config, source) if ranks.rank == 0 else None
+            except BusyError as error:
+                if not tries:
+                    raise
+                if tries == FOLDER_TRIES - 1:
+                    say(ranks, f"{error} Trying for {FOLDER_TRIES * PATIENCE:.0f} s: a lost machine may have held it.")
+        if broadcast(ranks, folder is not None):
+            return folder
 
 
 def steps_per_epoch(config: Config, data: Data) -> int:

@@ -17,6 +17,12 @@ import psutil
 
 ROOT = Path(__file__).parents[2]
 SECRET = "a-secret-for-tests-0123456789abcdef"
+FOREVER = ["sleep", "1000"]
+
+
+def script(text: str) -> list[str]:
+    """A command for ranks: these lines of shell."""
+    return ["sh", "-c", text]
 
 
 def free_port() -> int:

@@ -211,7 +211,10 @@ def meeting(documents: list[Document]) -> list[str]:
                 "the Service hides pods that are not ready": service.get("publishNotReadyAddresses") is True,
                 "the Service does not select the pods": service["selector"].items() <= labels.items(),
                 "pod 0's name is not of the Service": environment["HOROVOD_LAUNCH_COORDINATOR"]
-                == f"$(JOB_NAME)-0.{pod['subdomain']}",
+                == "$(JOB_NAME)-0.$(SERVICE_NAME)"
+                and environment["SERVICE_NAME"] == pod["subdomain"],
+                "the last lines of a failed pod are not kept": container.get("terminationMessagePolicy")
+                == "FallbackToLogsOnError",
                 "the grace period leaves no time to tell the others": grace >= REASONABLE_GRACE,
             }
             found += [complaint for complaint, good in checks.items() if not good]
