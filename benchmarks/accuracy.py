@@ -1,7 +1,7 @@
 """How accurate a recipe is, over several seeds: `python -m benchmarks.accuracy --recipe fast --seeds 3`.
 
 Each seed is a run of `job.train` of its own, in a folder of its own: stop this command and repeat it, and it goes on.
-Options behind `--` are handed to `job.train`.
+Options behind `--` are handed to `job.train`. What a record holds of other recipes stays in it.
 
     python -m benchmarks.accuracy --recipe fast --seeds 3 --json FILE --picture FILE [-- --weights FILE]
 """
@@ -41,13 +41,12 @@ def main() -> int:
             runs.append(summary(recipe, seed, folder))
     print(table(runs))
     if args.json:
-        environment = json.loads((args.folder / f"{args.recipe[0]}-{FIRST_SEED}" / "environment.json").read_text())
-        del environment["command"]
-        environment["kernels"] = environment["kernels"].partition(" (")[0]
-        record = {"command": shlex.join(sys.orig_argv), "environment": environment, "runs": runs}
-        args.json.write_text(json.dumps(record, indent=2) + "\n")
+        if args.json.exists():
+            known = json.loads(args.json.read_text())["runs"]
+            runs = [run for run in known if run["recipe"] not in args.recipe] + runs
+        args.json.write_text(json.dumps({"runs": runs}, indent=1) + "\n")
     if args.picture:
-        draw(args.folder, runs, args.picture)
+        draw(runs, args.picture)
     return 0
 
 
@@ -66,6 +65,9 @@ def epochs(folder: Path) -> list[dict[str, Any]]:
 def summary(recipe: str, seed: int, folder: Path) -> dict[str, Any]:
     """One run's line of the record; `seconds_to_94_5` counts epochs with their evaluation, None if never reached."""
     result = json.loads((folder / "result.json").read_text())
+    environment = json.loads((folder / "environment.json").read_text())
+    del environment["command"]  # it holds paths of the machine; this one makes the run again
+    environment["kernels"] = environment["kernels"].partition(" (")[0]
     seconds, reached = 0.0, None
     for epoch in epochs(folder):
         seconds += epoch["seconds"]
@@ -83,7 +85,8 @@ def summary(recipe: str, seed: int, folder: Path) -> dict[str, Any]:
     )
     named = {name: result[name] for name in names}
     named["weights"] = Path(result["weights"]).name  # where the file lay is nobody's business
-    return {"recipe": recipe, "seed": seed, "seconds_to_94_5": reached} | named | {"history": epochs(folder)}
+    how = {"command": shlex.join(sys.orig_argv[1:]), "environment": environment}
+    return {"recipe": recipe, "seed": seed, "seconds_to_94_5": reached} | named | how | {"history": epochs(folder)}
 
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
@@ -107,7 +110,7 @@ def spread(values: Sequence[float]) -> str:
     return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
-def draw(folder: Path, runs: Sequence[dict[str, Any]], picture: Path) -> None:
+def draw(runs: Sequence[dict[str, Any]], picture: Path) -> None:
     """Validation accuracy against minutes, a line a run, a colour a recipe."""
     from matplotlib.figure import Figure
 
@@ -116,7 +119,7 @@ def draw(folder: Path, runs: Sequence[dict[str, Any]], picture: Path) -> None:
     colours = dict(zip(RECIPES, ("#767676", "#0b7285", "#c2410c"), strict=True))
     for run in runs:
         minutes, accuracies = [0.0], []
-        for epoch in epochs(folder / f"{run['recipe']}-{run['seed']}"):
+        for epoch in run["history"]:
             minutes.append(minutes[-1] + epoch["seconds"] / 60)
             accuracies.append(100 * epoch["val_accuracy"])
         label = run["recipe"] if run["seed"] == FIRST_SEED else None
