@@ -155,8 +155,8 @@ def _show(record: dict[str, Any]) -> None:
     for row in record["steps"]:
         who = f"{row['ranks']} ranks" if row["ranks"] else "one process"
         print(
-            f"  {who:11} × {row['threads']} threads, {row['batch']:2} images each, "
-            f"{'' if row['exchange'] else 'without exchange'}: best {row['best_ms']:7.1f} ms, "
+            f"  {who:11} × {row['threads']} threads, {row['batch']:2} images each"
+            f"{'' if row['exchange'] else ', without exchange'}: best {row['best_ms']:7.1f} ms, "
             f"median {row['median_ms']:7.1f}, {row['images_per_second']:7.0f} images/s, "
             f"waited {100 * row['share_waited']:.0f} %"
         )

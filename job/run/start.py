@@ -66,6 +66,7 @@ def join(config: Config) -> Collectives:
     Raises InputError: a timeline that nobody would write.
     """
     allocator.keep_freed_memory()
+    kernels.allow("XLA compiles no others" if config.xla else None)
     if config.timeline:
         _check_timeline(config.timeline)
     ranks = horovod_keras.join(config.timeline)
@@ -142,6 +143,10 @@ def others_may_go(ranks: Collectives, watchdog: Watchdog) -> Iterator[None]:
 
 def load(config: Config, ranks: Collectives) -> Data:
     """The data set and its splits. Raises InputError: no data, or a batch that the ranks can't share."""
+    if config.xla and ranks.size > 1:
+        raise InputError(
+            f"--xla needs one process, as XLA can't call Horovod: received {ranks.size} ranks. Leave it out."
+        )
     shares = ranks.size * config.accumulate
     if config.global_batch % shares:
         raise InputError(

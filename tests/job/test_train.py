@@ -178,6 +178,20 @@ def test_progressive_resizing_changes_the_resolution_between_epochs(launch, tmp_
     assert [line["resolution"] for line in metrics(tmp_path / "run")] == [32, 40]
 
 
+@pytest.mark.slow
+def test_xla_compiles_the_step_of_one_process(launch, tmp_path) -> None:
+    done = train(launch, 0, tmp_path / "run", "--xla", "--epochs", "1")
+    assert done.returncode == 0, done.stderr
+    assert "XLA" in json.loads((tmp_path / "run/environment.json").read_text())["kernels"]
+
+
+def test_xla_on_two_ranks_is_refused_in_one_line(launch, tmp_path) -> None:
+    done = train(launch, 2, tmp_path / "run", "--xla")
+    lines = [line for line in done.stderr.splitlines() if "error: " in line and "--xla" in line]
+    assert len(lines) == 1 and "2 ranks" in lines[0]
+    assert "Exit code: 2" in done.stderr
+
+
 def test_nan_loss_ends_all_ranks_with_one_line(launch, tmp_path) -> None:
     done = train(launch, 2, tmp_path / "run", "--learning-rate", "1e38")
     assert done.returncode == 1

@@ -22,7 +22,18 @@ def status() -> str:
     return _find()[1]
 
 
+def allow(reason_against: str | None) -> None:
+    """Use the operations where they are there; or, for a reason that `status` then gives, use TensorFlow's own."""
+    global _reason_against
+    _reason_against = reason_against
+
+
+_reason_against: str | None = None
+
+
 def _find() -> tuple[ModuleType | None, str]:
+    if _reason_against:
+        return None, f"TensorFlow's own operations: {_reason_against}."
     choice = os.environ.get("FASHION_KERNELS", "")
     if choice == "off":
         return None, "TensorFlow's own operations (FASHION_KERNELS=off)."
