@@ -9,7 +9,7 @@ from collections.abc import MutableMapping
 DEFAULTS = {
     "HOROVOD_STALL_CHECK_TIME_SECONDS": "20",
     "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "45",
-    "HOROVOD_GLOO_TIMEOUT_SECONDS": "60",
+    "HOROVOD_GLOO_TIMEOUT_SECONDS": "45",
     "HOROVOD_FUSION_THRESHOLD": "0",
     "HOROVOD_CYCLE_TIME": "1",
 }
@@ -21,6 +21,11 @@ RANK_VARIABLES = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 def launched_rank() -> int | None:
     """This process's rank as its launcher gave it, before any other is met; None for a single process."""
     return next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), None)
+
+
+def is_elastic() -> bool:
+    """Whether the launcher of this process forms a new world when ranks come or go."""
+    return os.environ.get("HOROVOD_ELASTIC") == "1"
 
 
 def set_defaults(environment: MutableMapping[str, str] = os.environ) -> None:

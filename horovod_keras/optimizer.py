@@ -22,17 +22,18 @@ class Exchange:
     """What one rank sends to the others with each update: gradients, requests, and values that must stay equal.
 
     Attributes:
-        requests: variable [2] of Keras' floatx; a rank that wants all to stop sets element STOP to 1, to save SAVE.
+        requests: variable [3] of Keras' floatx; a rank that wants all to stop sets element STOP to 1, to save SAVE, to
+            meet anew MEET.
         agreed: the like; above 0 on all ranks, after the same update, once any rank has requested it.
         common: variables of that dtype that become their mean over ranks at each update, for example moving statistics.
     """
 
-    STOP, SAVE = 0, 1
+    STOP, SAVE, MEET = 0, 1, 2
 
     def __init__(self, ranks: Collectives, compression: Literal["none", "fp16"]) -> None:
         self.ranks = ranks
         self.compression = compression
-        nothing = tf.zeros(2, keras.config.floatx())
+        nothing = tf.zeros(3, keras.config.floatx())
         self.requests = tf.Variable(nothing, trainable=False, name="requests")
         self.agreed = tf.Variable(nothing, trainable=False, name="agreed")
         self.common: list[tf.Variable] = []

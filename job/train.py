@@ -21,6 +21,7 @@ from job.errors import run_main
 
 if TYPE_CHECKING:
     from horovod_keras import Collectives
+    from horovod_keras.elastic import KerasState
     from horovod_keras.watchdog import Watchdog
 
 PREEMPTED = 75
@@ -69,19 +70,19 @@ def train(
     Raises:
         InputError: on all ranks, if the data, the weights or the run folder can't be used.
         DivergedError: on all ranks, if the loss is not a finite number any more.
-        LostRankError: another rank has ended.
+        LostRankError: another rank has ended, and the launcher is not elastic.
     """
-    from horovod_keras.watchdog import Watchdog
     from job.run import start
 
-    with Watchdog(ranks.rank, "the data", start.SETUP_TIMEOUT) as watchdog, start.others_may_go(ranks, watchdog):
-        return run(config, ranks, watchdog, stop or threading.Event(), on_epoch, test)
+    stop = stop or threading.Event()
+    return start.in_each_world(ranks, lambda watchdog, kept: run(config, ranks, watchdog, kept, stop, on_epoch, test))
 
 
 def run(
     config: Config,
     ranks: "Collectives",
     watchdog: "Watchdog",
+    kept: "KerasState",
     stop: threading.Event,
     on_epoch: Callable[[dict[str, Any]], None] | None,
     test: bool,
@@ -105,10 +106,10 @@ def run(
     watchdog.expect("the model", start.SETUP_TIMEOUT)
     steps = start.steps_per_epoch(config, data)
     with timings.of("model"), start.agreed(ranks):
-        model = training.build(config, ranks, steps * config.epochs)
-        position, metrics = start.restore(model, folder, ranks)
+        model = kept.model = kept.model or training.build(config, ranks, steps * config.epochs)
+        position, metrics = start.restore(model, folder, ranks, kept)
 
-    keeper = Keeper(folder, ranks, position, metrics, config, steps, stop, watchdog, timings)
+    keeper = Keeper(folder, ranks, position, metrics, config, steps, stop, watchdog, timings, kept)
     callbacks: list[Any] = [BroadcastInitialState(ranks), MetricAverage(ranks), keeper]
     if folder:
         start.note_environment(folder, ranks)

@@ -14,6 +14,8 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from horovod_keras import Collectives
+from horovod_keras.elastic import HostsChangedError, KerasState
+from horovod_keras.environment import is_elastic
 from horovod_keras.optimizer import Exchange
 from horovod_keras.watchdog import Watchdog
 from job.config import Config
@@ -45,6 +47,7 @@ class Keeper(keras.callbacks.Callback):
         stop: set by anyone on this rank who wants all ranks to stop.
         watchdog: told of each step.
         timings: told what is no training step: tracing, evaluation, saving.
+        kept: gets what is saved, if ranks may come and go.
     """
 
     def __init__(
@@ -58,11 +61,12 @@ class Keeper(keras.callbacks.Callback):
         stop: threading.Event,
         watchdog: Watchdog,
         timings: Timings,
+        kept: KerasState,
     ) -> None:
         super().__init__()
         self.folder, self.ranks, self.position, self.resumed_metrics = folder, ranks, position, metrics
         self.config, self.steps, self.stop, self.watchdog = config, steps, stop, watchdog
-        self.timings = timings
+        self.timings, self.kept = timings, kept
         self._open = contextlib.ExitStack()
         self._saved = self._mark = time.monotonic()
 
@@ -79,7 +83,8 @@ class Keeper(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         due = self.folder is not None and time.monotonic() - self._saved > self.config.checkpoint_every
-        self.model.optimizer.exchange.requests.assign([float(self.stop.is_set()), float(due)])
+        requests = [float(self.stop.is_set()), float(due), float(self.kept.hosts_changed)]
+        self.model.optimizer.exchange.requests.assign(requests)
         what = f"step {self.position.step + 1} of epoch {self.position.epoch + 1}"
         self.watchdog.expect(what, self.config.step_timeout)
 
@@ -95,12 +100,14 @@ class Keeper(keras.callbacks.Callback):
         agreed = self.model.optimizer.exchange.agreed.numpy()
         if position.step == self.steps:  # the end of the epoch saves, and stops, by itself
             return
-        if agreed[Exchange.STOP] > 0 or agreed[Exchange.SAVE] > 0:
+        if agreed.any():
             # Summed over ranks, so that the epoch's metrics are whole when other ranks go on from here.
             local = state.running_metrics(self.model)
             self._save({name: np.asarray(self.ranks.sum(value, f"save/{name}")) for name, value in local.items()})
         if agreed[Exchange.STOP] > 0:
             raise PreemptedError(f"stopped after step {position.step} of epoch {position.epoch + 1}")
+        if agreed[Exchange.MEET] > 0:
+            raise HostsChangedError
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._open.enter_context(self.timings.of("evaluation"))
@@ -121,6 +128,8 @@ class Keeper(keras.callbacks.Callback):
         self._save({})
         if float(self.model.optimizer.exchange.agreed[Exchange.STOP]) > 0:
             raise PreemptedError(f"stopped after epoch {epoch + 1}")
+        if float(self.model.optimizer.exchange.agreed[Exchange.MEET]) > 0:
+            raise HostsChangedError
 
     def seconds(self) -> float:
         """Wall time of the run so far, all its parts together; call it when the position is saved."""
@@ -135,6 +144,9 @@ class Keeper(keras.callbacks.Callback):
         if self.folder is not None:
             with self.timings.of("saving"):
                 self.folder.checkpoints.save(state.everything(self.model) | dict(metrics), self.position)
+        if is_elastic():
+            self.kept.values = {"position": self.position, "metrics": metrics}
+            self.kept.save()
 
 
 class Journal(keras.callbacks.Callback):

@@ -38,6 +38,11 @@ class Position:
     seconds: float = 0.0
     """Wall time spent so far, all parts of the run together."""
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Epoch and step: of two positions of a run, the later one's is greater."""
+        return self.epoch, self.step
+
 
 class Checkpoints:
     """The checkpoints of one run: the last two positions, and the best weights.

@@ -3,16 +3,18 @@
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
 import horovod_keras
-from horovod_keras import Collectives
+from horovod_keras import Collectives, elastic
+from horovod_keras.elastic import KerasState
+from horovod_keras.environment import is_elastic
 from horovod_keras.watchdog import Watchdog
 from job.config import Config
 from job.data import pipeline
@@ -27,6 +29,8 @@ from job.model.training import TrainingModel
 from job.run import state
 from job.run.checkpoints import Arrays, Position
 from job.run.folder import RunFolder, environment
+
+T = TypeVar("T")
 
 SETUP_TIMEOUT = 900.0  # seconds: a slow download is the longest of what comes before the first step
 EVALUATION_BATCH = 250
@@ -106,9 +110,8 @@ def others_may_go(ranks: Collectives, watchdog: Watchdog) -> Iterator[None]:
     """Turn Horovod's failure inside, because another rank has gone, into one line. Raises LostRankError."""
     try:
         yield
-    # The kinds that Horovod gives; others, such as exhausted memory, are faults of this rank's own.
     except (tf.errors.UnknownError, tf.errors.AbortedError) as error:
-        if ranks.size == 1 or "horovod" not in str(error).lower():
+        if ranks.size == 1 or not elastic.is_lost_rank(error):
             raise
         raise LostRankError(
             f"rank {ranks.rank} on {socket.gethostname()} lost another rank while it waited for {watchdog.what}. "
@@ -118,7 +121,8 @@ def others_may_go(ranks: Collectives, watchdog: Watchdog) -> Iterator[None]:
 
 def load(config: Config, ranks: Collectives) -> Data:
     """The data set and its splits. Raises InputError: no data, or a batch that the ranks can't share."""
-    shares = ranks.size * config.accumulate
+    # Elastic ranks may be any number: their shares then differ by one image.
+    shares = config.accumulate if is_elastic() else ranks.size * config.accumulate
     if config.global_batch % shares:
         raise InputError(
             f"--global-batch can't be shared equally: received {config.global_batch} for {ranks.size} rank(s) with "
@@ -136,19 +140,43 @@ def steps_per_epoch(config: Config, data: Data) -> int:
     return pipeline.steps_per_epoch(len(data.splits.train), config.global_batch // config.accumulate)
 
 
-def restore(model: TrainingModel, folder: RunFolder | None, ranks: Collectives) -> tuple[Position, Arrays]:
+def restore(
+    model: TrainingModel, folder: RunFolder | None, ranks: Collectives, kept: KerasState
+) -> tuple[Position, Arrays]:
     """Set rank 0's model to the last checkpoint; the others get it with the broadcast of the initial state.
+
+    Args:
+        kept: what this process has in memory from a world before this one; it may be newer than the checkpoint.
 
     Returns:
         The position on all ranks, and on rank 0 the metrics of the epoch that it stands in.
     """
-    found = folder.checkpoints.last() if folder else None
-    if found:
-        state.restore(model, found[0])
-    position = Position(**broadcast(ranks, asdict(found[1] if found else Position(epoch=0))))
+    position = Position(epoch=0)
+    metrics: Arrays = {}
     if folder:
+        if found := folder.checkpoints.last():
+            metrics, position = found
+            state.restore(model, metrics)
+        if kept.saved and position.place <= kept.values["position"].place:
+            kept.restore()
+            metrics, position = kept.values["metrics"], kept.values["position"]
         folder.keep_metrics_before(position.epoch + 1)
-    return position, found[0] if found else {}
+    return Position(**broadcast(ranks, asdict(position))), metrics
+
+
+def in_each_world(ranks: Collectives, story: Callable[[Watchdog, KerasState], T]) -> T:
+    """Tell a run's story under a watchdog's eye, again from where it stands when an elastic launcher changes the ranks.
+
+    Raises LostRankError where ranks have gone and the launcher is not elastic.
+    """
+    kept = KerasState(ranks)
+    with Watchdog(ranks.rank, "the data", SETUP_TIMEOUT) as watchdog, others_may_go(ranks, watchdog):
+
+        def told() -> T:
+            watchdog.rank = ranks.rank
+            return story(watchdog, kept)
+
+        return elastic.run(told, kept, lambda: watchdog.expect("the other ranks", SETUP_TIMEOUT))
 
 
 def share(count: int, ranks: Collectives) -> tuple[int, int]:
