@@ -14,6 +14,10 @@ DEFAULTS = {
     "HOROVOD_CYCLE_TIME": "1",
 }
 
+# Horovod 0.28.1 ends with a segmentation fault (ParameterManager::BayesianParameter::SetValue) when a process that was
+# given one of these meets the others a second time, as elastic ranks do.
+NOT_ELASTIC = ("HOROVOD_FUSION_THRESHOLD", "HOROVOD_CYCLE_TIME")
+
 # Each launcher (horovodrun, mpirun, Slurm's PMI, ours) tells a rank its number in one of these.
 RANK_VARIABLES = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
@@ -32,3 +36,6 @@ def set_defaults(environment: MutableMapping[str, str] = os.environ) -> None:
     """Fill in what the user has not set; must happen before Horovod starts."""
     for variable, value in DEFAULTS.items():
         environment.setdefault(variable, value)
+    if is_elastic():
+        for variable in NOT_ELASTIC:
+            environment.pop(variable)
