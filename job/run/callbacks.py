@@ -25,13 +25,20 @@ from job.run.checkpoints import Arrays, Position
 from job.run.folder import RunFolder
 from job.run.timings import Timings
 
+MOST_HALVINGS = 5
+FIRST_STEP_TIMEOUT = 900.0  # seconds, for the first batch of an epoch: TensorFlow may have to trace and compile
+
 
 class PreemptedError(Exception):
     """All ranks have agreed to stop; the run is saved and can go on. Exit code 75."""
 
 
 class DivergedError(RunError):
-    """The loss is not a finite number any more; the message says between which steps that happened."""
+    """The loss or a gradient is no finite number any more; the message says between which steps that happened."""
+
+
+class HalvedError(Exception):
+    """The same, where the run is to go back to its last checkpoint with half the learning rate."""
 
 
 class Keeper(keras.callbacks.Callback):
@@ -86,17 +93,12 @@ class Keeper(keras.callbacks.Callback):
         requests = [float(self.stop.is_set()), float(due), float(self.kept.hosts_changed)]
         self.model.optimizer.exchange.requests.assign(requests)
         what = f"step {self.position.step + 1} of epoch {self.position.epoch + 1}"
-        self.watchdog.expect(what, self.config.step_timeout)
+        self.watchdog.expect(what, self._limit(batch))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._open.close()
         position = self.position = replace(self.position, step=self.position.step + 1)
-        loss = float(self.model.batch_loss)
-        if not math.isfinite(loss):
-            raise DivergedError(
-                f"the loss became {loss} between steps {position.step - 1} and {position.step} of epoch "
-                f"{position.epoch + 1}. Lower --learning-rate and give another --run."
-            )
+        self._stop_if_diverged()
         agreed = self.model.optimizer.exchange.agreed.numpy()
         if position.step == self.steps:  # the end of the epoch saves, and stops, by itself
             return
@@ -109,6 +111,23 @@ class Keeper(keras.callbacks.Callback):
         if agreed[Exchange.MEET] > 0:
             raise HostsChangedError
 
+    def _stop_if_diverged(self) -> None:
+        """End all ranks after the same step: both numbers are the same on all of them. Nothing was saved since."""
+        numbers = {"the loss": self.model.batch_loss, "a gradient": self.model.optimizer.exchange.total}
+        what, value = next(((n, float(v)) for n, v in numbers.items() if not math.isfinite(float(v))), (None, 0.0))
+        if what is None:
+            return
+        step, epoch = self.position.step, self.position.epoch + 1
+        where = f"{what} became {value} between steps {step - 1} and {step} of epoch {epoch}"
+        if self.config.on_nan == "stop":
+            raise DivergedError(f"{where}. Lower --learning-rate and give another --run, or add --on-nan half-rate.")
+        if self.model.optimizer._learning_rate.factor <= 0.5**MOST_HALVINGS:
+            raise DivergedError(f"{where}, after {MOST_HALVINGS} halvings of the learning rate. Lower --learning-rate.")
+        if self.folder is not None:
+            self.folder.checkpoints.wait()
+            self.folder.note_halving({"epoch": epoch, "step": step, "reason": f"{what} became {value}"})
+        raise HalvedError(f"{where}: back to the last checkpoint with half the learning rate")
+
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._open.enter_context(self.timings.of("evaluation"))
 
@@ -116,7 +135,7 @@ class Keeper(keras.callbacks.Callback):
         self._open.close()
 
     def on_test_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self.watchdog.expect("evaluation", self.config.step_timeout)
+        self.watchdog.expect("evaluation", self._limit(batch))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         accuracy = (logs or {})["val_accuracy"]
@@ -137,6 +156,9 @@ class Keeper(keras.callbacks.Callback):
         self.position = replace(self.position, seconds=self.position.seconds + now - self._mark)
         self._mark = now
         return self.position.seconds
+
+    def _limit(self, batch: int) -> float:
+        return self.config.step_timeout if batch else max(self.config.step_timeout, FIRST_STEP_TIMEOUT)
 
     def _save(self, metrics: Arrays) -> None:
         self._saved = time.monotonic()

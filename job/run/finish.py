@@ -66,6 +66,7 @@ def finish(
         "protocol": config.protocol,
         "data": data.set.source,
         "weights": config.weights,
+        "halvings": folder.halvings() if folder else [],
         "timings": {name: round(seconds, 3) for name, seconds in timings.seconds.items()},
     }
     if folder:

@@ -1,6 +1,7 @@
 """How a run begins: the ranks meet, agree on data, folder and position, and share out the work."""
 
 import contextlib
+import gc
 import logging
 import socket
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from job.machine import usable_cores
 from job.model import kernels
 from job.model.training import TrainingModel
 from job.run import state
+from job.run.callbacks import HalvedError
 from job.run.checkpoints import Arrays, Position
 from job.run.folder import RunFolder, environment
 
@@ -161,11 +163,15 @@ def restore(
             kept.restore()
             metrics, position = kept.values["metrics"], kept.values["position"]
         folder.keep_metrics_before(position.epoch + 1)
+    halvings = broadcast(ranks, len(folder.halvings()) if folder else 0)
+    model.at_rate(0.5**halvings)
     return Position(**broadcast(ranks, asdict(position))), metrics
 
 
 def in_each_world(ranks: Collectives, story: Callable[[Watchdog, KerasState], T]) -> T:
-    """Tell a run's story under a watchdog's eye, again from where it stands when an elastic launcher changes the ranks.
+    """Tell a run's story under a watchdog's eye.
+
+    It is told again, from where the run stands, when an elastic launcher changes the ranks or the rate was halved.
 
     Raises LostRankError where ranks have gone and the launcher is not elastic.
     """
@@ -174,7 +180,14 @@ def in_each_world(ranks: Collectives, story: Callable[[Watchdog, KerasState], T]
 
         def told() -> T:
             watchdog.rank = ranks.rank
-            return story(watchdog, kept)
+            while True:
+                try:
+                    return story(watchdog, kept)
+                except HalvedError as reason:
+                    say(ranks, str(reason))
+                # The model of the story goes, and the folder that it held, before it is told anew.
+                kept.model = None
+                gc.collect()
 
         return elastic.run(told, kept, lambda: watchdog.expect("the other ranks", SETUP_TIMEOUT))
 
