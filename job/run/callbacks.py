@@ -10,7 +10,9 @@ from typing import Any
 
 import keras
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from horovod_keras import Collectives
@@ -194,7 +196,9 @@ class Journal(keras.callbacks.Callback):
         self.folder, self.epochs, self.steps, self.images = folder, config.epochs, steps, images
         self.resolutions, self.on_epoch = config.resolutions(), on_epoch
         self._bar: tqdm | None = None
-        self._events = SummaryWriter(str(folder.path / "tensorboard"))
+        (folder.path / "tensorboard").mkdir(exist_ok=True)
+        # tensorboardX's usual writer writes again when the process exits, and on a full disk complains again.
+        self._events = EventsWriter(str(folder.path / "tensorboard/events"))
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._start = time.monotonic()
@@ -236,7 +240,8 @@ class Journal(keras.callbacks.Callback):
         self.folder.append_metrics(record)
         for name, value in record.items():
             if name != "epoch":
-                self._events.add_scalar(name, value, epoch + 1)
+                event = Event(wall_time=time.time(), step=epoch + 1, summary=scalar(name, value))
+                self._events.write_event(event)
         self._events.flush()
         tqdm.write(
             f"epoch {epoch + 1}/{self.epochs}: loss {record['loss']:.4f}, accuracy {record['accuracy']:.4f}, "

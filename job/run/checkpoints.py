@@ -80,7 +80,7 @@ class Checkpoints:
         return self._read("step")
 
     def best(self) -> tuple[dict[str, np.ndarray], Position] | None:
-        """The best weights, or None."""
+        """The best weights, or None; a damaged file is reported."""
         return self._read("best")
 
     def _submit(self, kind: str, stem: str, arrays: Arrays, position: Position, kept: int) -> None:
@@ -102,7 +102,8 @@ class Checkpoints:
             try:
                 return read(path)
             except ValueError as error:
-                log.warning("checkpoint %s is damaged (%s): using the one before it", path, error)
+                instead = "the one before it is used" if kind == "step" else "the best epoch of those to come is used"
+                log.warning("checkpoint %s is damaged (%s): %s", path, error, instead)
         return None
 
 

@@ -5,7 +5,7 @@ import gc
 import logging
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -162,6 +162,10 @@ def restore(
         if kept.saved and position.place <= kept.values["position"].place:
             kept.restore()
             metrics, position = kept.values["metrics"], kept.values["position"]
+        # The best weights may be of an epoch that is trained again, or damaged: what is there counts.
+        best = folder.checkpoints.best()
+        accuracy, epoch = (best[1].best_accuracy, best[1].best_epoch) if best else (-1.0, 0)
+        position = replace(position, best_accuracy=accuracy, best_epoch=epoch)
         folder.keep_metrics_before(position.epoch + 1)
     halvings = broadcast(ranks, len(folder.halvings()) if folder else 0)
     model.at_rate(0.5**halvings)
