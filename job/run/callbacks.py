@@ -78,6 +78,8 @@ class Keeper(keras.callbacks.Callback):
         self.timings, self.kept = timings, kept
         self._open = contextlib.ExitStack()
         self._saved = self._mark = time.monotonic()
+        self._fresh = True
+        """Whether nothing was saved since the run was begun or resumed."""
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._open.enter_context(self.timings.of("tracing"))
@@ -127,7 +129,11 @@ class Keeper(keras.callbacks.Callback):
             raise DivergedError(f"{where}, after {MOST_HALVINGS} halvings of the learning rate. Lower --learning-rate.")
         if self.folder is not None:
             self.folder.checkpoints.wait()
+            if self._fresh and self.model.optimizer._learning_rate.factor < 1:
+                # Half the rate has gone wrong from there too: what was saved was no longer good.
+                self.folder.checkpoints.drop_last()
             self.folder.note_halving({"epoch": epoch, "step": step, "reason": f"{what} became {value}"})
+        self.kept.saved = None
         raise HalvedError(f"{where}: back to the last checkpoint with half the learning rate")
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -163,7 +169,7 @@ class Keeper(keras.callbacks.Callback):
         return self.config.step_timeout if batch else max(self.config.step_timeout, FIRST_STEP_TIMEOUT)
 
     def _save(self, metrics: Arrays) -> None:
-        self._saved = time.monotonic()
+        self._saved, self._fresh = time.monotonic(), False
         self.seconds()
         if self.folder is not None:
             with self.timings.of("saving"):

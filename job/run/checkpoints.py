@@ -79,6 +79,11 @@ class Checkpoints:
         """The newest undamaged position, or None; a damaged file is reported and the one before it used."""
         return self._read("step")
 
+    def drop_last(self) -> None:
+        """Remove the newest position, if there is one."""
+        for path in self._files("step")[-1:]:
+            path.unlink()
+
     def best(self) -> tuple[dict[str, np.ndarray], Position] | None:
         """The best weights, or None; a damaged file is reported."""
         return self._read("best")
