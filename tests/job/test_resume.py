@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.chaos.job import EPOCHS, LONGEST, STEPS, Site
+from tests.horovod_keras.pods import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -19,15 +20,19 @@ def losses(site: Site) -> list[float]:
 
 def interrupted(site: Site, ranks: int, seed: int) -> int:
     """Stop a run after a random part of it, and return the steps that it has made."""
+    least = site.saved() + random.Random(seed).randrange(1, STEPS)
     attempt = site.start(ranks)
-    generator = random.Random(seed)
-    least = site.saved() + generator.randrange(1, STEPS)
-    while site.saved() < least and attempt.moment("writing a checkpoint"):
-        pass
-    for process in attempt.ranks().values():
-        process.send_signal(signal.SIGTERM)
-        break
+
+    def far_enough() -> bool:
+        assert attempt.process.poll() is None, attempt.output()
+        # By their names: the job removes the older ones meanwhile.
+        names = [path.name.split(".")[0].split("-") for path in site.checkpoints()]
+        return any(int(epoch) * STEPS + int(step) >= least for _, epoch, step in names)
+
+    until(f"step {least}", far_enough, LONGEST)
+    attempt.ranks()[0].send_signal(signal.SIGTERM)
     attempt.wait(LONGEST)
+    assert not site.finished()
     return site.saved()
 
 
