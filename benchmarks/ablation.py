@@ -93,10 +93,10 @@ def train(config: Config) -> None:
     from job import quiet
 
     quiet.import_tensorflow()
-    from job.run import start
+    from job.run import world
     from job.train import train as run
 
-    run(config, start.join(config), test=False)
+    run(config, world.join(config), test=False)
 
 
 def epochs(folder: Path) -> list[dict[str, Any]]:

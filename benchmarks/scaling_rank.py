@@ -28,7 +28,7 @@ from horovod_keras.collectives import SingleProcess  # noqa: E402
 from horovod_keras.optimizer import ALONE  # noqa: E402
 from job.config import resolve  # noqa: E402
 from job.model import kernels, training  # noqa: E402
-from job.run import start  # noqa: E402
+from job.run import world  # noqa: E402
 
 CONFIG = resolve([{"recipe": "fast", "weights": "none", "stages": (), "resolution": 56}])
 
@@ -76,7 +76,7 @@ def message(ranks: Collectives, size: int, repeats: int) -> dict[str, float]:
 
 def main() -> None:
     """Join the others, then take turns until the socket is closed."""
-    ranks = start.join(CONFIG)
+    ranks = world.join(CONFIG)
     together, alone = Steps(ranks), Steps(SingleProcess())
     turns: dict[str, Callable[..., dict[str, float]]] = {
         "step": together.turn,

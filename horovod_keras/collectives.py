@@ -11,7 +11,11 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 
-from horovod_keras.environment import launched_rank, set_defaults
+from horovod_keras.environment import is_elastic, launched_rank, set_defaults
+from horovod_keras.watchdog import Watchdog
+
+MEETING_TIMEOUT = 900.0
+"""Seconds for an elastic launcher to find as many slots as it needs; its own limit is 600."""
 
 
 class Collectives(Protocol):
@@ -33,6 +37,9 @@ class Collectives(Protocol):
 
     def gather(self, value: Any, name: str) -> list[Any]:
         """Each rank's value (anything that JSON can hold), in the order of ranks. Eager only."""
+
+    def rejoin(self) -> None:
+        """Leave, and meet those that the launcher has now: rank and size may be others. Elastic launchers only."""
 
     def leave(self) -> None:
         """Take leave of the other ranks; no operation may follow."""
@@ -58,6 +65,9 @@ class SingleProcess:
     def gather(self, value: Any, name: str) -> list[Any]:
         return [value]
 
+    def rejoin(self) -> None:
+        """Nobody else."""
+
     def leave(self) -> None:
         """Nobody to leave."""
 
@@ -75,12 +85,18 @@ class Horovod:
             os.environ["HOROVOD_TIMELINE"] = str(timeline)
         import horovod.tensorflow as hvd
 
-        hvd.init()
         self._hvd = hvd
-        self.rank: int = hvd.rank()
-        self.size: int = hvd.size()
-        self.local_rank: int = hvd.local_rank()
-        self.local_size: int = hvd.local_size()
+        self._meet()
+
+    def _meet(self) -> None:
+        # Gloo ends the process when its time is up, without a word about who waited: ours is up before.
+        limit = float(os.environ["HOROVOD_GLOO_TIMEOUT_SECONDS"]) - 1
+        with Watchdog(launched_rank() or 0, "the other ranks", MEETING_TIMEOUT if is_elastic() else limit):
+            self._hvd.init()
+        self.rank: int = self._hvd.rank()
+        self.size: int = self._hvd.size()
+        self.local_rank: int = self._hvd.local_rank()
+        self.local_size: int = self._hvd.local_size()
 
     def sum(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
         return self._hvd.allreduce(tf.convert_to_tensor(tensor), op=self._hvd.Sum, name=name)
@@ -97,6 +113,10 @@ class Horovod:
         joined = self._hvd.allgather(data, name=f"{name}/bytes").numpy().tobytes()
         ends = lengths.cumsum()
         return [json.loads(joined[end - length : end]) for end, length in zip(ends, lengths, strict=True)]
+
+    def rejoin(self) -> None:
+        self._hvd.shutdown()
+        self._meet()
 
     def leave(self) -> None:
         self._hvd.shutdown()

@@ -10,9 +10,11 @@ from collections.abc import MutableMapping
 DEFAULTS = {
     "HOROVOD_STALL_CHECK_TIME_SECONDS": "20",
     "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "45",
-    "HOROVOD_GLOO_TIMEOUT_SECONDS": "60",
+    "HOROVOD_GLOO_TIMEOUT_SECONDS": "45",
 }
-# Horovod does not tune what it finds set.
+# Horovod does not tune what it finds set; and 0.28.1 ends with a segmentation fault
+# (ParameterManager::BayesianParameter::SetValue) when a process that found one of them set meets the others a second
+# time, as elastic ranks do.
 TUNABLE_DEFAULTS = {"HOROVOD_FUSION_THRESHOLD": "0", "HOROVOD_CYCLE_TIME": "1"}
 
 # Each launcher (horovodrun, mpirun, Slurm's PMI, ours) tells a rank its number in one of these.
@@ -24,8 +26,16 @@ def launched_rank() -> int | None:
     return next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), None)
 
 
+def is_elastic() -> bool:
+    """Whether the launcher of this process forms a new world when ranks come or go."""
+    return os.environ.get("HOROVOD_ELASTIC") == "1"
+
+
 def set_defaults(environment: MutableMapping[str, str] = os.environ) -> None:
     """Fill in what the user has not set; must happen before Horovod starts."""
     tuned = environment.get("HOROVOD_AUTOTUNE", "0") not in ("", "0")
-    for variable, value in (DEFAULTS if tuned else DEFAULTS | TUNABLE_DEFAULTS).items():
+    for variable, value in (DEFAULTS if tuned or is_elastic() else DEFAULTS | TUNABLE_DEFAULTS).items():
         environment.setdefault(variable, value)
+    if is_elastic():
+        for variable in TUNABLE_DEFAULTS:
+            environment.pop(variable, None)

@@ -5,7 +5,7 @@ and weight decay: ``_clip_gradients``. Averaging there means that accumulated st
 clipping sees the gradient of the global batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import keras
@@ -22,21 +22,25 @@ class Exchange:
     """What one rank sends to the others with each update: gradients, requests, and values that must stay equal.
 
     Attributes:
-        requests: variable [2] of Keras' floatx; a rank that wants all to stop sets element STOP to 1, to save SAVE.
+        requests: variable [3] of Keras' floatx; a rank that wants all to stop sets element STOP to 1, to save SAVE, to
+            meet anew MEET.
         agreed: the like; above 0 on all ranks, after the same update, once any rank has requested it.
+        total: variable [], the sum of the latest averaged gradients: the same on all ranks, and not finite where any of
+            them isn't.
         common: variables of that dtype that become their mean over ranks at each update, for example moving statistics.
         waited: variable, float64, seconds so far between this rank's last gradient and the last mean over ranks: the
             part of the exchange that the backward pass does not hide, waiting for slower ranks included.
     """
 
-    STOP, SAVE = 0, 1
+    STOP, SAVE, MEET = 0, 1, 2
 
     def __init__(self, ranks: Collectives, compression: Literal["none", "fp16"]) -> None:
         self.ranks = ranks
         self.compression = compression
-        nothing = tf.zeros(2, keras.config.floatx())
+        nothing = tf.zeros(3, keras.config.floatx())
         self.requests = tf.Variable(nothing, trainable=False, name="requests")
         self.agreed = tf.Variable(nothing, trainable=False, name="agreed")
+        self.total = tf.Variable(nothing[0], trainable=False, name="total")
         self.common: list[tf.Variable] = []
         self.waited = tf.Variable(0.0, trainable=False, dtype=tf.float64, name="waited")
 
@@ -45,6 +49,7 @@ class Exchange:
         dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
         if self.ranks.size == 1:
             self.agreed.assign(self.requests)
+            self._add_up(dense)
             return dense
         begun = _time_after(dense)
         results: dict[int, tf.Tensor] = {}
@@ -58,6 +63,7 @@ class Exchange:
         for dtype, indices in together.items():
             parts = self._mean_together([self._compress(dense[i]) for i in indices], f"gradients/{dtype.name}")
             results |= {i: tf.cast(part, dtype) for i, part in zip(indices, parts, strict=True)}
+        self._add_up(results.values())
         # Never compressed: moving statistics are sums of small differences.
         *common, agreed = self._mean_together([*self.common, self.requests], "common")
         for variable, value in zip(self.common, common, strict=True):
@@ -65,6 +71,9 @@ class Exchange:
         self.agreed.assign(agreed)
         self.waited.assign_add(_time_after([*results.values(), *common, agreed]) - begun)
         return [results[index] for index in range(len(dense))]
+
+    def _add_up(self, gradients: Iterable[tf.Tensor]) -> None:
+        self.total.assign(tf.add_n([tf.cast(tf.reduce_sum(gradient), self.total.dtype) for gradient in gradients]))
 
     def _compress(self, tensor: tf.Tensor) -> tf.Tensor:
         return tf.cast(tensor, tf.float16) if self.compression == "fp16" and tensor.dtype.is_floating else tensor

@@ -21,7 +21,7 @@ class Watchdog:
     """
 
     def __init__(self, rank: int, what: str, seconds: float) -> None:
-        self._rank = rank
+        self.rank = rank
         self.expect(what, seconds)
         self._ended = threading.Event()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
@@ -46,8 +46,6 @@ class Watchdog:
         while not self._ended.wait(0.5):
             what, seconds, deadline = self._state
             if time.monotonic() > deadline:
-                line = (
-                    f"error: rank {self._rank} on {socket.gethostname()} waited {seconds:.0f} s for {what}: giving up"
-                )
+                line = f"error: rank {self.rank} on {socket.gethostname()} waited {seconds:.0f} s for {what}: giving up"
                 print(line, file=sys.stderr, flush=True)
                 os._exit(1)

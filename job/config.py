@@ -63,7 +63,9 @@ class Config(Recipe):
     checkpoint_every: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
     """Seconds between checkpoints within an epoch."""
     step_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
-    """Seconds without progress after which a rank gives up, so that no run hangs."""
+    """Seconds for a step after which a rank gives up, so that no run hangs (an epoch's first has 900 or more)."""
+    on_nan: Literal["stop", "half-rate"] = "stop"
+    """When the loss or a gradient is not finite: end, or go back to the last checkpoint at half the rate, 5 times."""
     profile: bool = False
     """Write a TensorBoard profile of steps 10 to 15 of rank 0 into the run folder."""
     timeline: Path | None = None
@@ -90,7 +92,18 @@ class Config(Recipe):
 
 # Options that may differ between the parts of one interrupted and resumed run.
 CIRCUMSTANCES = frozenset(
-    ["data_dir", "run", "config", "threads", "checkpoint_every", "step_timeout", "profile", "timeline", "print_config"]
+    [
+        "data_dir",
+        "run",
+        "config",
+        "threads",
+        "checkpoint_every",
+        "step_timeout",
+        "on_nan",
+        "profile",
+        "timeline",
+        "print_config",
+    ]
 )
 
 

@@ -10,7 +10,6 @@ metrics, checkpoints, `model.keras`, `result.json` and `report.html`.
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable
 from threading import Event
@@ -23,6 +22,7 @@ from job.errors import run_main
 
 if TYPE_CHECKING:
     from horovod_keras import Collectives
+    from horovod_keras.elastic import KerasState
     from horovod_keras.watchdog import Watchdog
     from job.run.timings import Timings
 
@@ -38,12 +38,10 @@ def main() -> int:
         print(yaml.safe_dump(plain(config), sort_keys=False), end="")
         return 0
     quiet.import_tensorflow()
-    from job.run import start
+    from job.run import world
 
-    stop = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    ranks = start.join(config)
+    stop = world.stop_when_told()
+    ranks = world.join(config)
     result = train(config, ranks, stop=stop, whole_process=True)
     ranks.leave()
     return PREEMPTED if result["status"] == "preempted" else 0
@@ -75,50 +73,55 @@ def train(
     Raises:
         InputError: on all ranks, if the data, the weights or the run folder can't be used.
         DivergedError: on all ranks, if the loss is not a finite number any more.
-        LostRankError: another rank has ended.
+        LostRankError: another rank has ended, and the launcher is not elastic.
     """
-    from horovod_keras.watchdog import Watchdog
-    from job.run import start
+    from job.run import world
     from job.run.timings import Timings
 
+    stop = stop or Event()
     timings = Timings(since_process_start=whole_process)
-    with Watchdog(ranks.rank, "the data", start.SETUP_TIMEOUT) as watchdog, start.others_may_go(ranks, watchdog):
-        return run(config, ranks, watchdog, timings, stop or Event(), on_epoch, test)
+    return world.in_each_world(
+        ranks, lambda watch, kept: run(config, ranks, watch, kept, timings, stop, on_epoch, test)
+    )
 
 
 def run(
-    config: Config, ranks: Collectives, watch: Watchdog, timings: Timings, stop: Event, on_epoch: OnEpoch, test: bool
+    config: Config,
+    ranks: Collectives,
+    watch: Watchdog,
+    kept: KerasState,
+    timings: Timings,
+    stop: Event,
+    on_epoch: OnEpoch,
+    test: bool,
 ) -> dict[str, Any]:
     """The story of a run, under the watchdog's eye; see `train`."""
     from horovod_keras.callbacks import BroadcastInitialState, MetricAverage
     from job.model import training
-    from job.run import finish, start
+    from job.run import finish, start, world
     from job.run.callbacks import Journal, Keeper, PreemptedError
     from job.run.profile import Profile
 
     with timings.of("data"):
-        with start.agreed(ranks):
-            data = start.load(config, ranks)
+        data = start.load(config, ranks)
         folder = start.open_folder(config, data.set.digest, ranks)
-    if finished := start.broadcast(ranks, folder.result() if folder else None):
-        start.say(ranks, f"this run is complete: {config.folder()} (choose another folder with --run to train again)")
+    if finished := world.broadcast(ranks, folder.result() if folder else None):
+        world.say(ranks, f"this run is complete: {config.folder()} (choose another folder with --run to train again)")
         return finished
 
-    watch.expect("the model", start.SETUP_TIMEOUT)
+    watch.expect("the model", world.SETUP_TIMEOUT)
     steps = start.steps_per_epoch(config, data)
-    with timings.of("model"), start.agreed(ranks):
-        model = training.build(config, ranks, steps * config.epochs)
-        position, metrics = start.restore(model, folder, ranks)
+    with timings.of("model"), world.agreed(ranks):
+        model = kept.model = kept.model or training.build(config, ranks, steps * config.epochs)
+        position, metrics = start.restore(model, folder, ranks, kept)
 
-    keeper = Keeper(folder, ranks, position, metrics, config, steps, stop, watch, timings)
+    keeper = Keeper(folder, ranks, position, metrics, config, steps, stop, watch, timings, kept)
     callbacks: list[Any] = [BroadcastInitialState(ranks), MetricAverage(ranks), keeper]
     if folder:
         start.note_environment(folder, ranks)
         callbacks.append(Journal(folder, config, len(data.splits.train), steps, on_epoch))
         callbacks += [Profile(folder.path / "tensorboard")] if config.profile else []
-    start.say(ranks, f"training in {config.folder()} on {ranks.size} rank(s), {data.set.source}")
-    if config.protocol == "original":
-        start.say(ranks, "protocol of 2017: the best epoch is chosen on the test images, which flatters the result")
+    start.announce(config, ranks, data)
     try:
         for part in start.parts(config, position, steps):
             model.at_resolution(part.resolution)
@@ -130,19 +133,16 @@ def run(
                     initial_epoch=part.epoch,
                     epochs=part.end,
                     callbacks=callbacks,
-                    shuffle=False,
                     verbose=0,
                 )
     except PreemptedError as reason:
-        start.say(ranks, f"{reason}; the same command goes on from there")
+        world.say(ranks, f"{reason}; the same command goes on from there")
         return {"status": "preempted"}
     if not test:
-        if folder:
-            folder.checkpoints.wait()
         return {"status": "trained"}
-    watch.expect("the test", start.SETUP_TIMEOUT)
+    watch.expect("the test", world.SETUP_TIMEOUT)
     result = finish.finish(config, ranks, model, data, keeper, folder, timings)
-    start.say(ranks, f"test accuracy {result['test_accuracy']:.4f}; the report is {config.folder() / 'report.html'}")
+    world.say(ranks, f"test accuracy {result['test_accuracy']:.4f}; the report is {config.folder() / 'report.html'}")
     return result
 
 

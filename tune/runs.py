@@ -71,12 +71,12 @@ def _run(options: Options, files: Files) -> Iterator[tuple["Config", "Collective
     import keras
 
     from job.config import resolve
-    from job.run import start
+    from job.run import world
 
     config = resolve([options])
     # A trial before this one in the same process may have had another.
     keras.config.set_dtype_policy("float32")
-    ranks = start.join(config)
+    ranks = world.join(config)
     folder = config.folder()
     if ranks.rank == 0:
         shutil.rmtree(folder, ignore_errors=True)

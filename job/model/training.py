@@ -33,6 +33,8 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     """
 
     def __init__(self, peak: float, steps: int, warmup: float, shape: str) -> None:
+        self.factor = 1.0
+        """What the rate is multiplied by; read when a step is traced."""
         self.peak, self.steps, self.warmup, self.shape = peak, steps, warmup, shape
 
     def __call__(self, step: Any) -> tf.Tensor:
@@ -41,7 +43,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         left = tf.clip_by_value((self.steps - done) / max(self.steps - rising, 1.0), 0.0, 1.0)
         fall = {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * tf.cos(np.pi * left)}[self.shape]
         rise = tf.minimum((done + 1.0) / rising, 1.0) if rising else 1.0
-        return self.peak * rise * fall
+        return self.factor * self.peak * rise * fall
 
     def get_config(self) -> dict[str, Any]:
         return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup, "shape": self.shape}
@@ -99,6 +101,11 @@ class TrainingModel(keras.Model):
         if resolution != self.resolution:
             self.resolution = resolution
             self.train_function = self.test_function = self.predict_function = None
+
+    def at_rate(self, factor: float) -> None:
+        """Multiply the schedule's learning rate by a factor from now on; the next step is traced anew."""
+        self.optimizer._learning_rate.factor = factor
+        self.train_function = None
 
     def call(self, images: tf.Tensor, keys: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
         inputs = mobilenet.prepare(images, self.resolution, RANGES[self.config.input_range])

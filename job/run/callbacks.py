@@ -10,10 +10,14 @@ from typing import Any
 
 import keras
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from horovod_keras import Collectives
+from horovod_keras.elastic import HostsChangedError, KerasState
+from horovod_keras.environment import is_elastic
 from horovod_keras.optimizer import Exchange
 from horovod_keras.watchdog import Watchdog
 from job.config import Config
@@ -25,6 +29,8 @@ from job.run.timings import Timings
 
 PROGRESS_SECONDS = 15.0
 """Between lines of progress where there is no terminal."""
+MOST_HALVINGS = 5
+FIRST_STEP_TIMEOUT = 900.0  # seconds, for the first batch of an epoch: TensorFlow may have to trace and compile
 
 
 class PreemptedError(Exception):
@@ -32,7 +38,11 @@ class PreemptedError(Exception):
 
 
 class DivergedError(RunError):
-    """The loss is not a finite number any more; the message says between which steps that happened."""
+    """The loss or a gradient is no finite number any more; the message says between which steps that happened."""
+
+
+class HalvedError(Exception):
+    """The same, where the run is to go back to its last checkpoint with half the learning rate."""
 
 
 class Keeper(keras.callbacks.Callback):
@@ -48,6 +58,7 @@ class Keeper(keras.callbacks.Callback):
         stop: set by anyone on this rank who wants all ranks to stop.
         watchdog: told of each step.
         timings: told what is no training step: tracing, evaluation, saving, waiting for the exchange.
+        kept: gets what is saved, if ranks may come and go.
     """
 
     def __init__(
@@ -61,15 +72,18 @@ class Keeper(keras.callbacks.Callback):
         stop: threading.Event,
         watchdog: Watchdog,
         timings: Timings,
+        kept: KerasState,
     ) -> None:
         super().__init__()
         self.folder, self.ranks, self.position, self.resumed_metrics = folder, ranks, position, metrics
         self.config, self.steps, self.stop, self.watchdog = config, steps, stop, watchdog
-        self.timings = timings
+        self.timings, self.kept = timings, kept
         self._open = contextlib.ExitStack()
         self._saved, self._mark = time.monotonic(), timings.start
         if position.seconds:
             timings.add("earlier", position.seconds)
+        self._fresh = True
+        """Whether nothing was saved since the run was begun or resumed."""
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._tracing = True
@@ -85,35 +99,56 @@ class Keeper(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         due = self.folder is not None and time.monotonic() - self._saved > self.config.checkpoint_every
-        self.model.optimizer.exchange.requests.assign([float(self.stop.is_set()), float(due)])
+        requests = [float(self.stop.is_set()), float(due), float(self.kept.hosts_changed)]
+        self.model.optimizer.exchange.requests.assign(requests)
         what = f"step {self.position.step + 1} of epoch {self.position.epoch + 1}"
-        self.watchdog.expect(what, self.config.step_timeout)
+        self.watchdog.expect(what, self._limit(batch))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         position = self.position = replace(self.position, step=self.position.step + 1)
-        loss = float(self.model.batch_loss)
         if self._tracing:  # the first step, in which ranks wait for whoever traces longest
             self._tracing = False
             self._open.close()
             self.timings.stepped()
             self.model.optimizer.exchange.waited.assign(0.0)
-        if not math.isfinite(loss):
-            raise DivergedError(
-                f"the loss became {loss} between steps {position.step - 1} and {position.step} of epoch "
-                f"{position.epoch + 1}. Lower --learning-rate and give another --run."
-            )
+        self._stop_if_diverged()
         agreed = self.model.optimizer.exchange.agreed.numpy()
         if position.step == self.steps:  # the end of the epoch saves, and stops, by itself
             return
-        if agreed[Exchange.STOP] > 0 or agreed[Exchange.SAVE] > 0:
+        if agreed.any():
             # Summed over ranks, so that the epoch's metrics are whole when other ranks go on from here.
             local = state.running_metrics(self.model)
             self._save({name: np.asarray(self.ranks.sum(value, f"save/{name}")) for name, value in local.items()})
         if agreed[Exchange.STOP] > 0:
             self._preempt(f"stopped after step {position.step} of epoch {position.epoch + 1}")
+        if agreed[Exchange.MEET] > 0:
+            raise HostsChangedError
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self.timings.add("all_reduce", float(self.model.optimizer.exchange.waited))
+        if self.folder is not None:
+            self.folder.checkpoints.wait()
+
+    def _stop_if_diverged(self) -> None:
+        """End all ranks after the same step: both numbers are the same on all of them. Nothing was saved since."""
+        numbers = {"the loss": self.model.batch_loss, "a gradient": self.model.optimizer.exchange.total}
+        what, value = next(((n, float(v)) for n, v in numbers.items() if not math.isfinite(float(v))), (None, 0.0))
+        if what is None:
+            return
+        step, epoch = self.position.step, self.position.epoch + 1
+        where = f"{what} became {value} between steps {step - 1} and {step} of epoch {epoch}"
+        if self.config.on_nan == "stop":
+            raise DivergedError(f"{where}. Lower --learning-rate and give another --run, or add --on-nan half-rate.")
+        if self.model.optimizer._learning_rate.factor <= 0.5**MOST_HALVINGS:
+            raise DivergedError(f"{where}, after {MOST_HALVINGS} halvings of the learning rate. Lower --learning-rate.")
+        if self.folder is not None:
+            self.folder.checkpoints.wait()
+            if self._fresh and self.model.optimizer._learning_rate.factor < 1:
+                # Half the rate has gone wrong from there too: what was saved was no longer good.
+                self.folder.checkpoints.drop_last()
+            self.folder.note_halving({"epoch": epoch, "step": step, "reason": f"{what} became {value}"})
+        self.kept.saved = None
+        raise HalvedError(f"{where}: back to the last checkpoint with half the learning rate")
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._open.enter_context(self.timings.of("evaluation"))
@@ -122,7 +157,7 @@ class Keeper(keras.callbacks.Callback):
         self._open.close()
 
     def on_test_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self.watchdog.expect("evaluation", self.config.step_timeout)
+        self.watchdog.expect("evaluation", self._limit(batch))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         accuracy = (logs or {})["val_accuracy"]
@@ -134,6 +169,8 @@ class Keeper(keras.callbacks.Callback):
         self._save({})
         if float(self.model.optimizer.exchange.agreed[Exchange.STOP]) > 0:
             self._preempt(f"stopped after epoch {epoch + 1}")
+        if float(self.model.optimizer.exchange.agreed[Exchange.MEET]) > 0:
+            raise HostsChangedError
 
     def seconds(self) -> float:
         """Wall time of the run so far, all its parts together; call it when the position is saved."""
@@ -147,12 +184,18 @@ class Keeper(keras.callbacks.Callback):
             self.folder.checkpoints.wait()
         raise PreemptedError(reason)
 
+    def _limit(self, batch: int) -> float:
+        return self.config.step_timeout if batch else max(self.config.step_timeout, FIRST_STEP_TIMEOUT)
+
     def _save(self, metrics: Arrays) -> None:
-        self._saved = time.monotonic()
+        self._saved, self._fresh = time.monotonic(), False
         self.seconds()
         if self.folder is not None:
             with self.timings.of("saving"):
                 self.folder.checkpoints.save(state.everything(self.model) | dict(metrics), self.position)
+        if is_elastic():
+            self.kept.values = {"position": self.position, "metrics": metrics}
+            self.kept.save()
 
 
 class Journal(keras.callbacks.Callback):
@@ -178,7 +221,9 @@ class Journal(keras.callbacks.Callback):
         self.folder, self.epochs, self.steps, self.images = folder, config.epochs, steps, images
         self.resolutions, self.on_epoch = config.resolutions(), on_epoch
         self._bar: tqdm | None = None
-        self._events = SummaryWriter(str(folder.path / "tensorboard"))
+        (folder.path / "tensorboard").mkdir(exist_ok=True)
+        # tensorboardX's usual writer writes again when the process exits, and on a full disk complains again.
+        self._events = EventsWriter(str(folder.path / "tensorboard/events"))
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._start = time.monotonic()
@@ -230,7 +275,8 @@ class Journal(keras.callbacks.Callback):
         self.folder.append_metrics(record)
         for name, value in record.items():
             if name != "epoch":
-                self._events.add_scalar(name, value, epoch + 1)
+                event = Event(wall_time=time.time(), step=epoch + 1, summary=scalar(name, value))
+                self._events.write_event(event)
         self._events.flush()
         tqdm.write(
             f"{self._name}: loss {record['loss']:.4f}, accuracy {record['accuracy']:.4f}, "

@@ -38,6 +38,11 @@ class Position:
     seconds: float = 0.0
     """Wall time spent so far, all parts of the run together."""
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Epoch and step: of two positions of a run, the later one's is greater."""
+        return self.epoch, self.step
+
 
 class Checkpoints:
     """The checkpoints of one run: the last two positions, and the best weights.
@@ -74,8 +79,13 @@ class Checkpoints:
         """The newest undamaged position, or None; a damaged file is reported and the one before it used."""
         return self._read("step")
 
+    def drop_last(self) -> None:
+        """Remove the newest position, if there is one."""
+        for path in self._files("step")[-1:]:
+            path.unlink()
+
     def best(self) -> tuple[dict[str, np.ndarray], Position] | None:
-        """The best weights, or None."""
+        """The best weights, or None; a damaged file is reported."""
         return self._read("best")
 
     def _submit(self, kind: str, stem: str, arrays: Arrays, position: Position, kept: int) -> None:
@@ -97,7 +107,8 @@ class Checkpoints:
             try:
                 return read(path)
             except ValueError as error:
-                log.warning("checkpoint %s is damaged (%s): it is passed over", path, error)
+                instead = "the one before it is used" if kind == "step" else "the best epoch of those to come is used"
+                log.warning("checkpoint %s is damaged (%s): %s", path, error, instead)
         return None
 
 

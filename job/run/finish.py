@@ -11,7 +11,7 @@ from horovod_keras import Collectives
 from job.config import Config
 from job.data.arrays import CLASS_NAMES, UInt8
 from job.model.training import TrainingModel
-from job.run import start, state
+from job.run import state, world
 from job.run.callbacks import Keeper
 from job.run.folder import RunFolder
 from job.run.scores import score
@@ -70,6 +70,7 @@ def finish(
         "weights": config.weights,
         "seconds_to_first_step": timings.to_first_step and round(timings.to_first_step, 3),
         "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "halvings": folder.halvings() if folder else [],
         "timings": {name: round(seconds, 3) for name, seconds in timings.seconds.items()},
     }
     if folder:
@@ -99,7 +100,7 @@ def choose_weights(config: Config, ranks: Collectives, model: TrainingModel, fol
             if best := folder.checkpoints.best():
                 state.restore(model, best[0])
             else:
-                start.say(ranks, "the weights of the best epoch are lost or damaged: the last ones become the model")
+                world.say(ranks, "the weights of the best epoch are lost or damaged: the last ones become the model")
         for index, variable in enumerate(model.variables):
             variable.assign(ranks.broadcast(variable.value, f"best/{index}"))
 

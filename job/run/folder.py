@@ -105,6 +105,15 @@ class RunFolder:
             lines = [line for line in path.read_text().splitlines() if _epoch(line) < epoch]
             write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
 
+    def halvings(self) -> list[dict[str, Any]]:
+        """Where this run's learning rate was halved, and why."""
+        path = self.path / "halvings.json"
+        return _read(path, json.loads) if path.exists() else []
+
+    def note_halving(self, record: dict[str, Any]) -> None:
+        """Add one to ``halvings.json``."""
+        self.write_json("halvings.json", [*self.halvings(), record])
+
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add one epoch's line to ``metrics.jsonl``."""
         with (self.path / "metrics.jsonl").open("a") as file:

@@ -1,37 +1,29 @@
-"""How a run begins: the ranks meet, agree on data, folder and position, and share out the work."""
+"""How a run begins: data, folder and position, and who of the ranks has which batches."""
 
-import contextlib
-import logging
-import socket
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-import horovod_keras
 from horovod_keras import Collectives
-from horovod_keras.environment import launched_rank
-from horovod_keras.watchdog import Watchdog
-from job import allocator
+from horovod_keras.elastic import KerasState
+from horovod_keras.environment import is_elastic
 from job.config import Config
 from job.data import pipeline
 from job.data.arrays import SIDE, UInt8
 from job.data.arrow import DataSet, dataset
 from job.data.augmentation import Augmentation
 from job.data.splits import Splits, splits
-from job.errors import InputError, LostRankError
-from job.machine import usable_cores
+from job.errors import InputError
 from job.model import kernels
 from job.model.training import TrainingModel
 from job.run import state
 from job.run.checkpoints import Arrays, Position
 from job.run.folder import PATIENCE, BusyError, RunFolder, environment
+from job.run.world import agreed, broadcast, say
 
-SETUP_TIMEOUT = 900.0  # seconds: a slow download is the longest of what comes before the first step
 FOLDER_TRIES = 24
 """For a folder in use, of `PATIENCE` seconds each, where the ranks are on several machines."""
 EVALUATION_BATCH = 250
@@ -60,104 +52,36 @@ class Part:
     resolution: int
 
 
-def join(config: Config) -> Collectives:
-    """Meet the other ranks and set this process up as one of them: threads, determinism, log.
-
-    Raises InputError: a timeline that nobody would write.
-    """
-    allocator.keep_freed_memory()
-    kernels.allow("XLA compiles no others" if config.xla else None)
-    if config.timeline:
-        _check_timeline(config.timeline)
-    ranks = horovod_keras.join(config.timeline)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING if ranks.rank == 0 else logging.ERROR)
-    threads = config.threads or max(1, int(usable_cores()) // ranks.local_size)
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    for gpu in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(gpu, True)
-    if gpus := tf.config.list_physical_devices("GPU"):
-        tf.config.set_visible_devices(gpus[ranks.local_rank % len(gpus)], "GPU")
-    if config.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    return ranks
-
-
-def _check_timeline(path: Path) -> None:
-    rank = launched_rank()
-    if rank is None:
-        raise InputError(
-            f"--timeline {path} shows what Horovod does: received a run in one process. Start it with horovodrun."
-        )
-    if rank == 0:
-        try:
-            path.touch()
-        except OSError as error:
-            raise InputError(f"--timeline {path} can't be written: {error.strerror}. Give another file.") from None
-
-
-def say(ranks: Collectives, line: str) -> None:
-    """Print a line once, from rank 0."""
-    if ranks.rank == 0:
-        print(line, flush=True)
-
-
-@contextlib.contextmanager
-def agreed(ranks: Collectives) -> Iterator[None]:
-    """Whatever input error, or refusal of the file system, any rank meets inside, all ranks raise.
-
-    Raises InputError or OSError.
-    """
-    found: dict[str, Any] | None = None
-    try:
-        yield
-    except InputError as raised:
-        found = {"input": str(raised)}
-    except OSError as raised:
-        if raised.errno is None:  # not the file system's
-            raise
-        found = {"os": [raised.errno, raised.strerror, raised.filename and str(raised.filename)]}
-    errors = [error for error in ranks.gather(found, "errors") if error]
-    if errors:
-        raise InputError(errors[0]["input"]) if "input" in errors[0] else OSError(*errors[0]["os"])
-
-
-def broadcast(ranks: Collectives, value: Any) -> Any:
-    """Rank 0's value (anything that JSON can hold) on all ranks."""
-    return ranks.gather(value if ranks.rank == 0 else None, "broadcast")[0]
-
-
-@contextlib.contextmanager
-def others_may_go(ranks: Collectives, watchdog: Watchdog) -> Iterator[None]:
-    """Turn Horovod's failure inside, because another rank has gone, into one line. Raises LostRankError."""
-    try:
-        yield
-    # The kinds that Horovod gives; others, such as exhausted memory, are faults of this rank's own.
-    except (tf.errors.UnknownError, tf.errors.AbortedError) as error:
-        if ranks.size == 1 or "horovod" not in str(error).lower():
-            raise
-        raise LostRankError(
-            f"rank {ranks.rank} on {socket.gethostname()} lost another rank while it waited for {watchdog.what}. "
-            "The same command goes on from the last checkpoint."
-        ) from error
-
-
 def load(config: Config, ranks: Collectives) -> Data:
-    """The data set and its splits. Raises InputError: no data, or a batch that the ranks can't share."""
-    if config.xla and ranks.size > 1:
-        raise InputError(
-            f"--xla needs one process, as XLA can't call Horovod: received {ranks.size} ranks. Leave it out."
-        )
-    shares = ranks.size * config.accumulate
-    if config.global_batch % shares:
-        raise InputError(
-            f"--global-batch can't be shared equally: received {config.global_batch} for {ranks.size} rank(s) with "
-            f"{config.accumulate} batch(es) per update. Choose a multiple of {shares}."
-        )
-    data = dataset(config.dataset, config.data_dir)
-    found = splits(data, limit_train=config.limit_train, limit_eval=config.limit_eval, protocol=config.protocol)
-    if min(len(found.validation), len(found.test)) < ranks.size:
-        raise InputError(f"--limit-eval is too small: received {config.limit_eval} for {ranks.size} ranks.")
+    """The data set and its splits.
+
+    Raises:
+        InputError: on all ranks; no data, or a batch that the ranks can't share.
+    """
+    with agreed(ranks):
+        if config.xla and ranks.size > 1:
+            raise InputError(
+                f"--xla needs one process, as XLA can't call Horovod: received {ranks.size} ranks. Leave it out."
+            )
+        # Elastic ranks may be any number: their shares then differ by one image.
+        shares = config.accumulate if is_elastic() else ranks.size * config.accumulate
+        if config.global_batch % shares:
+            raise InputError(
+                f"--global-batch can't be shared equally: received {config.global_batch} for {ranks.size} rank(s) with "
+                f"{config.accumulate} batch(es) per update. Choose a multiple of {shares}."
+            )
+        data = dataset(config.dataset, config.data_dir)
+        found = splits(data, limit_train=config.limit_train, limit_eval=config.limit_eval, protocol=config.protocol)
+        if min(len(found.validation), len(found.test)) < ranks.size:
+            raise InputError(f"--limit-eval is too small: received {config.limit_eval} for {ranks.size} ranks.")
     return Data(data, found)
+
+
+def announce(config: Config, ranks: Collectives, data: Data) -> None:
+    """Say once what begins."""
+    say(ranks, f"training in {config.folder()} on {ranks.size} rank(s), {data.set.source}")
+    if config.protocol == "original":
+        say(ranks, "protocol of 2017: the best epoch is chosen on the test images, which flatters the result")
 
 
 def open_folder(config: Config, source: str, ranks: Collectives) -> RunFolder | None:
@@ -186,19 +110,34 @@ def steps_per_epoch(config: Config, data: Data) -> int:
     return pipeline.steps_per_epoch(len(data.splits.train), config.global_batch // config.accumulate)
 
 
-def restore(model: TrainingModel, folder: RunFolder | None, ranks: Collectives) -> tuple[Position, Arrays]:
+def restore(
+    model: TrainingModel, folder: RunFolder | None, ranks: Collectives, kept: KerasState
+) -> tuple[Position, Arrays]:
     """Set rank 0's model to the last checkpoint; the others get it with the broadcast of the initial state.
+
+    Args:
+        kept: what this process has in memory from a world before this one; it may be newer than the checkpoint.
 
     Returns:
         The position on all ranks, and on rank 0 the metrics of the epoch that it stands in.
     """
-    found = folder.checkpoints.last() if folder else None
-    if found:
-        state.restore(model, found[0])
-    position = Position(**broadcast(ranks, asdict(found[1] if found else Position(epoch=0))))
+    position = Position(epoch=0)
+    metrics: Arrays = {}
     if folder:
+        if found := folder.checkpoints.last():
+            metrics, position = found
+            state.restore(model, metrics)
+        if kept.saved and position.place <= kept.values["position"].place:
+            kept.restore()
+            metrics, position = kept.values["metrics"], kept.values["position"]
+        # The best weights may be of an epoch that is trained again, or damaged: what is there counts.
+        best = folder.checkpoints.best()
+        accuracy, epoch = (best[1].best_accuracy, best[1].best_epoch) if best else (-1.0, 0)
+        position = replace(position, best_accuracy=accuracy, best_epoch=epoch)
         folder.keep_metrics_before(position.epoch + 1)
-    return position, found[0] if found else {}
+    halvings = broadcast(ranks, len(folder.halvings()) if folder else 0)
+    model.at_rate(0.5**halvings)
+    return Position(**broadcast(ranks, asdict(position))), metrics
 
 
 def share(count: int, ranks: Collectives) -> tuple[int, int]:

@@ -1,181 +1,276 @@
-"""What can break in a world, each fault as a function of it that returns what became of it."""
+"""The faults, and what must become of a job that they strike."""
 
+import random
 import signal
+import socket
+import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
 
-import psutil
+import numpy as np
 
-from tests.chaos.world import LIMIT, STALL, Outcome, World
+from tests.chaos.job import AFTER, LONGEST, Attempt, Site, clear
+from tests.horovod_keras.pods import Network, Pods, until
 
-
-def _expect(world: World, wanted: list[int], got: list[int]) -> str:
-    logs = "".join(f"\n-- pod {p}\n{world.log(p)}" for p in range(world.count))
-    assert got == wanted, f"exit codes {got} instead of {wanted}{logs}"
-    return f"exit {', '.join(map(str, got))}"
-
-
-def _goes_on(world: World, fault: str, since: float, old: list[psutil.Process]) -> Outcome:
-    ended = world.old_ranks_end(since, old)
-    back = world.steps_again(since)
-    codes, _ = world.end(since)
-    return Outcome(fault, "goes on; " + _expect(world, [0] * world.count, codes), ended, back)
+ENDED = 60.0
+"""Seconds within which all processes of a job that was struck must have ended."""
+LAUNCHER = -1
+STEPPING = ("mid-epoch", "writing a checkpoint")
 
 
-def two_pods_of_two_ranks(world: World) -> Outcome:
-    start = time.monotonic()
-    world.begin("--ranks-per-pod", "2")
-    back = time.monotonic() - start
-    return Outcome("none: 2 pods of 2 ranks", _expect(world, [0, 0], world.end(start)[0]), None, back)
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """What happens, to whom and when; drawn from a seed, so that it can be repeated."""
+
+    kind: str
+    ranks: int
+    victim: int = LAUNCHER
+    """A rank, or LAUNCHER."""
+    moment: str = ""
+    """One of `MOMENTS`, or nothing: before the job starts."""
+    seed: int = 0
+
+    def __str__(self) -> str:
+        whom = {"rank": f" of rank {self.victim}", "launcher": " of the launcher"}.get(self.kind.partition(" ")[2], "")
+        return f"{self.kind.partition(' ')[0]}{whom}" if whom else self.kind
 
 
-def four_pods(world: World) -> Outcome:
-    start = time.monotonic()
-    world.begin()
-    back = time.monotonic() - start
-    return Outcome("none: 4 pods of 1 rank", _expect(world, [0, 0, 0, 0], world.end(start)[0]), None, back)
+@dataclass(kw_only=True)
+class Outcome:
+    """What became of the job."""
+
+    fault: Fault
+    went_on: bool = False
+    """Whether the same attempt finished the run; otherwise it ended, to be started again."""
+    seconds: float = 0.0
+    """From the fault to the end of the job's last process."""
+    code: int = 0
+    """Of the launcher."""
+    repeated: int = 0
+    """Steps that had been made and must be made again."""
+    said: str = ""
+    """The line that told it."""
+    wrong: str = ""
+    """What should not be so; empty where all is well."""
+
+    def record(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self) | {"fault": asdict(self.fault) | {"name": str(self.fault)}}
 
 
-def rank_killed(world: World) -> Outcome:
-    world.begin()
-    old, since = world.ranks(), time.monotonic()
-    world.rank(1).kill()
-    return _goes_on(world, "rank 1 killed (SIGKILL)", since, old)
+class MissedError(Exception):
+    """The job had finished before the fault could strike."""
 
 
-def rank_stands_still(world: World) -> Outcome:
-    world.begin()
-    old, since = world.ranks(), time.monotonic()
-    world.rank(1).send_signal(signal.SIGSTOP)
-    return _goes_on(world, f"rank 1 stands still (SIGSTOP; Gloo's limit {STALL} s)", since, old)
+SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP, "SIGTERM": signal.SIGTERM}
 
 
-def rank_killed_of_four_pods(world: World) -> Outcome:
-    world.begin()
-    old, since = world.ranks(), time.monotonic()
-    world.rank(2).kill()
-    return _goes_on(world, "4 pods: rank 2 killed (SIGKILL)", since, old)
+def struck_by_signal(site: Site, fault: Fault) -> Outcome:
+    """SIGKILL, SIGSTOP or SIGTERM of a rank or of the launcher."""
+    attempt, since = begin(site, fault)
+    name = fault.kind.partition(" ")[0]
+    processes = attempt.ranks()
+    if fault.victim != LAUNCHER and fault.victim not in processes:
+        attempt.wait(LONGEST)
+        raise MissedError
+    clear(attempt.process if fault.victim == LAUNCHER else processes[fault.victim], SIGNALS[name])
+    if (name, fault.victim) == ("SIGSTOP", LAUNCHER):
+        # Nobody is told of this: the ranks finish, or miss it and end; it then goes on itself.
+        until("the ranks' end", lambda: not attempt.ranks(), LONGEST)
+        clear(attempt.process, signal.SIGCONT)
+    outcome = end(attempt, fault, since)
+    if fault.victim == LAUNCHER and name == "SIGKILL":
+        expect(outcome, outcome.code == -signal.SIGKILL, f"exit code {outcome.code}")
+    elif not outcome.went_on:
+        expect(outcome, outcome.code == 1, f"exit code {outcome.code}")
+    told = name == "SIGTERM" and fault.moment in STEPPING and not outcome.went_on
+    if told:
+        expect(outcome, "Exit code: 75" in attempt.output(), "no rank exited with 75")
+        expect(outcome, outcome.repeated == 0, "steps were lost although there was time to save")
+    if fault.victim != LAUNCHER and name != "SIGTERM" and not outcome.went_on:
+        # Of a rank that has ended horovodrun tells, and then ends the others, which may be too busy to tell of it too.
+        launchers = name == "SIGKILL" and f"Process {fault.victim} exit with status code 137" in attempt.output()
+        named = "error: rank" in attempt.output() or (launchers and fault.moment not in STEPPING)
+        expect(outcome, named, "no line names a rank and what it waited for")
+    return outcome
 
 
-def pod_killed(world: World) -> Outcome:
-    world.begin()
-    old, since = world.ranks(), time.monotonic()
-    world.processes[1].kill()
-    time.sleep(2)
-    world.start(1, world.command)
-    return _goes_on(world, "pod 1 killed, replaced after 2 s", since, old)
+def disk_full(site: Site, fault: Fault) -> Outcome:
+    """Nothing more can be written."""
+    filler = site.disk / "filler"
+    attempt, since = begin(site, fault)
+    with filler.open("wb") as file:
+        subprocess.run(["dd", "if=/dev/zero", "bs=64k"], stdout=file, stderr=subprocess.DEVNULL, check=False)
+    outcome = end(attempt, fault, since, limit=LONGEST)
+    filler.unlink()
+    if not outcome.went_on:
+        expect(outcome, outcome.code == 1, f"exit code {outcome.code}")
+        expect(outcome, "No space left on device" in attempt.output(), "no line says why")
+    return outcome
 
 
-def pod_0_killed(world: World) -> Outcome:
-    world.begin()
-    old, since = world.ranks(), time.monotonic()
-    world.processes[0].kill()
-    time.sleep(2)
-    world.start(0, world.command)
-    return _goes_on(world, "pod 0 killed, replaced after 2 s", since, old)
+def disk_read_only(site: Site, fault: Fault) -> Outcome:
+    """The run folder can't be written when the job starts."""
+    site.remount("ro")
+    outcome = refused(site, fault, "Read-only file system")
+    site.remount("rw")
+    return outcome
 
 
-def pod_0_killed_for_good(world: World) -> Outcome:
-    world.begin()
-    old, since = world.ranks(), time.monotonic()
-    world.processes[0].kill()
-    ended = world.old_ranks_end(since, old)
-    code = world.code(1, LIMIT)
-    seconds = time.monotonic() - since
-    assert "for pod 0 at" in world.log(1)
-    return Outcome("pod 0 killed, never replaced", _expect(world, [1], [code]) + ", names pod 0", ended, seconds)
+def data_changed(site: Site, fault: Fault) -> Outcome:
+    """Between two parts of a run one pixel of the data becomes another."""
+    before = site.data.read_bytes()
+    with np.load(site.data) as file:
+        arrays = dict(file)
+    arrays["x_train"][0, 0, 0] ^= 1
+    np.savez(site.data, **arrays)
+    outcome = refused(site, fault, "--data is")
+    site.data.write_bytes(before)
+    return outcome
 
 
-def pod_30_seconds_late(world: World) -> Outcome:
-    start = time.monotonic()
-    world.start(0, world.command)
-    time.sleep(30)
-    world.start(1, world.command)
-    world.first_steps()
-    back = time.monotonic() - start
-    return Outcome("pod 1 comes 30 s late", "starts; " + _expect(world, [0, 0], world.end(start)[0]), None, back)
+def checkpoint_cut(site: Site, fault: Fault) -> Outcome:
+    """The newest checkpoint ends at a random byte."""
+    return damaged(site, fault, lambda data, place: data[:place])
 
 
-def pod_never_comes(world: World) -> Outcome:
-    start = time.monotonic()
-    world.start(0, world.command)
-    code = world.code(0, LIMIT)
-    assert "for pod 1" in world.log(0)
-    outcome = _expect(world, [1], [code]) + ", names pod 1"
-    return Outcome("pod 1 never comes", outcome, None, time.monotonic() - start)
+def checkpoint_flipped(site: Site, fault: Fault) -> Outcome:
+    """One random bit of the newest checkpoint is another."""
+    return damaged(site, fault, lambda data, place: data[:place] + bytes([data[place] ^ 8]) + data[place + 1 :])
 
 
-def name_resolves_late(world: World) -> Outcome:
-    assert world.network
-    start = time.monotonic()
-    for pod in range(2):
-        world.start(pod, world.command, "--coordinator", "job-0.job", "--address", world.network.address(pod))
-    time.sleep(10)
-    world.network.names(1, {"job-0.job": world.network.address(0)})
-    world.first_steps()
-    back = time.monotonic() - start
-    outcome = "starts; " + _expect(world, [0, 0], world.end(start)[0])
-    return Outcome("pod 0's name resolves after 10 s", outcome, None, back)
+def damaged(site: Site, fault: Fault, change: Callable[[bytes, int], bytes]) -> Outcome:
+    """The job goes on from the checkpoint before the newest, and says so."""
+    if not site.checkpoints():
+        first = begin(site, Fault(kind="none", ranks=fault.ranks, moment="mid-epoch", seed=fault.seed))[0]
+        clear(first.ranks()[0], signal.SIGTERM)
+        first.wait(ENDED)
+    newest, made = site.checkpoints()[-1], site.saved()
+    data = newest.read_bytes()
+    newest.write_bytes(change(data, random.Random(fault.seed).randrange(len(data))))
+    repeated = made - site.saved()
+    attempt, since = site.start(fault.ranks), time.monotonic()
+    outcome = end(attempt, fault, since, limit=LONGEST)
+    outcome.repeated = repeated
+    outcome.said = next((line for line in attempt.output().splitlines() if "is damaged" in line), "")
+    expect(outcome, outcome.code == 0, f"exit code {outcome.code}")
+    expect(outcome, bool(outcome.said), "the damage was not reported")
+    return outcome
 
 
-def network_cut_and_mended(world: World) -> Outcome:
-    assert world.network
-    world.begin()
-    old, since = world.ranks(), time.monotonic()
-    world.network.cut(1)
-    ended = world.old_ranks_end(since, old)
-    time.sleep(max(0.0, 20 - ended))
-    world.network.mend(1)
-    back = world.steps_again(since)
-    outcome = "goes on; " + _expect(world, [0, 0], world.end(since)[0])
-    return Outcome("network of pod 1 cut, mended after 20 s", outcome, ended, back)
+def port_taken(site: Site, fault: Fault) -> Outcome:
+    """The launcher without ssh finds its port in use (`horovodrun` draws a free one)."""
+    with Pods(site.folder, 1) as pods, socket.create_server(("127.0.0.1", pods.port)):
+        since = time.monotonic()
+        pods.start(0, site.command, "--ranks-per-pod", str(fault.ranks), "--port", str(pods.port))
+        code = pods.code(0, ENDED)
+        outcome = Outcome(fault=fault, seconds=time.monotonic() - since, code=code, said=pods.log(0).splitlines()[-1])
+    expect(outcome, code == 1 and "already in use" in outcome.said, f"exit code {code}: {outcome.said}")
+    return outcome
 
 
-def network_cut_for_good(world: World) -> Outcome:
-    assert world.network
-    world.begin()
-    old, since = world.ranks(), time.monotonic()
-    world.network.cut(1)
-    ended = world.old_ranks_end(since, old)
-    codes, seconds = world.end(since)
-    assert "for pod 1" in world.log(0) and "for pod 0" in world.log(1)
-    outcome = _expect(world, [1, 1], codes) + ", each names the other"
-    return Outcome("network of pod 1 cut for good", outcome, ended, seconds)
+def network_cut(site: Site, fault: Fault) -> Outcome:
+    """Two hosts (network namespaces) lose sight of each other for 20 seconds; the launcher forms the world again."""
+    limits = [f"{name}={value}" for name, value in {"HOROVOD_GLOO_TIMEOUT_SECONDS": "10"}.items()]
+    options = ["--heartbeat-timeout", "5", "--start-timeout", "60", "--grace", "10", "--rejoin"]
+    with Network(2) as network, Pods(site.folder, 2, network, options) as pods:
+        before, known = site.saved(), set(site.checkpoints())
+        pods.start_all(["env", *limits, f"XDG_CACHE_HOME={site.folder / 'cache'}", *site.command])
+        until("a checkpoint", lambda: set(site.checkpoints()) - known, LONGEST)
+        time.sleep(random.Random(fault.seed).uniform(0, 2))
+        old, since = pods.ranks(), time.monotonic()
+        network.cut(1)
+        until("the old ranks' end", lambda: not any(p.is_running() and p.status() != "zombie" for p in old), ENDED)
+        ended = time.monotonic() - since
+        time.sleep(max(0.0, 20 - ended))
+        network.mend(1)
+        codes = pods.codes(LONGEST)
+        outcome = Outcome(fault=fault, went_on=True, seconds=time.monotonic() - since, code=max(codes))
+        said = [line for line in pods.log(1).splitlines() if "nothing heard" in line]
+        outcome.said = f"old ranks ended after {ended:.0f} s; " + (said[0] if said else "")
+    expect(outcome, codes == [0, 0], f"exit codes {codes}")
+    expect(outcome, site.saved() > before and site.finished(), "the run was not finished")
+    return outcome
 
 
-def launcher_terminated(world: World) -> Outcome:
-    world.begin("--no-rejoin")
-    old, since = world.ranks(), time.monotonic()
-    world.processes[1].terminate()
-    ended = world.old_ranks_end(since, old)
-    codes, seconds = world.end(since)
-    return Outcome("SIGTERM to pod 1's launcher", _expect(world, [75, 75], codes), ended, seconds)
+def refused(site: Site, fault: Fault, line: str) -> Outcome:
+    """Start a job that must be refused with this line and exit code 2."""
+    attempt, since = site.start(fault.ranks), time.monotonic()
+    outcome = end(attempt, fault, since)
+    expect(outcome, "Exit code: 2" in attempt.output() and outcome.code == 1, f"exit code {outcome.code}")
+    expect(outcome, line in outcome.said, "no line says why")
+    return outcome
 
 
-def pod_preempted_and_replaced(world: World) -> Outcome:
-    world.begin()
-    old, since = world.ranks(), time.monotonic()
-    world.processes[1].terminate()
-    assert world.code(1, LIMIT) == 75
-    world.start(1, world.command)
-    return _goes_on(world, "SIGTERM to pod 1 in a Job (--rejoin), replaced", since, old)
+def begin(site: Site, fault: Fault) -> tuple[Attempt, float]:
+    """Start the job and wait for the fault's moment: the attempt, and the time. Raises MissedError."""
+    site.forget_cache()
+    attempt = site.start(fault.ranks)
+    if not attempt.moment(fault.moment):
+        attempt.wait(LONGEST)
+        raise MissedError
+    time.sleep(random.Random(fault.seed).uniform(0, AFTER[fault.moment]))
+    if attempt.process.poll() is not None:
+        raise MissedError
+    return attempt, time.monotonic()
 
 
-FAULTS: dict[Callable[[World], Outcome], int] = {
-    two_pods_of_two_ranks: 2,
-    four_pods: 4,
-    rank_killed: 2,
-    rank_killed_of_four_pods: 4,
-    rank_stands_still: 2,
-    pod_killed: 2,
-    pod_0_killed: 2,
-    pod_0_killed_for_good: 2,
-    pod_30_seconds_late: 2,
-    pod_never_comes: 2,
-    name_resolves_late: 2,
-    network_cut_and_mended: 2,
-    network_cut_for_good: 2,
-    launcher_terminated: 2,
-    pod_preempted_and_replaced: 2,
+def end(attempt: Attempt, fault: Fault, since: float, limit: float = ENDED) -> Outcome:
+    """Wait for the end of all processes, and look at what is left."""
+    code = attempt.wait(LONGEST)
+    outcome = Outcome(fault=fault, seconds=time.monotonic() - since, code=code)
+    outcome.went_on = attempt.site.finished() and code == 0
+    lines = [line for line in attempt.output().splitlines() if line.startswith("[")]
+    said = [line.partition(">:")[2] for line in lines if "error: " in line or "stopped after" in line]
+    outcome.said = said[0] if said else ""
+    if not outcome.went_on:
+        outcome.repeated = max(0, attempt.steps_made() - attempt.site.saved())
+        expect(outcome, outcome.seconds < limit, f"the end took {outcome.seconds:.0f} s")
+    expect(outcome, not any("Traceback" in line for line in lines), "a rank printed a traceback")
+    return outcome
+
+
+def expect(outcome: Outcome, right: bool, wrong: str) -> None:
+    """Note what is wrong, if something is."""
+    if not right:
+        outcome.wrong = "; ".join(filter(None, [outcome.wrong, wrong]))
+
+
+KINDS: dict[str, tuple[Callable[[Site, Fault], Outcome], int]] = {
+    **{f"{name} rank": (struck_by_signal, 6) for name in SIGNALS},
+    **{f"{name} launcher": (struck_by_signal, 3) for name in SIGNALS},
+    "disk full": (disk_full, 3),
+    "disk read-only": (disk_read_only, 2),
+    "checkpoint cut": (checkpoint_cut, 2),
+    "checkpoint flipped": (checkpoint_flipped, 2),
+    "data changed": (data_changed, 2),
+    "port taken": (port_taken, 1),
+    "network cut": (network_cut, 2),
 }
-"""Each fault, and the number of hosts that it needs."""
+"""Each kind of fault, what makes it happen, and how often it is drawn."""
+
+
+def draw(count: int, seed: int, site: Site) -> list[Fault]:
+    """So many random faults: every kind that this machine allows once, then more of them."""
+    generator = random.Random(seed)
+    kinds = [kind for kind in KINDS if site.mounted or not kind.startswith("disk")]
+    if Network.why_not():
+        kinds.remove("network cut")
+    weights = [KINDS[kind][1] for kind in kinds]
+    drawn = generator.sample(kinds, len(kinds)) + generator.choices(kinds, weights, k=max(0, count - len(kinds)))
+    faults = []
+    for kind in drawn[:count]:
+        ranks = 2 if kind == "network cut" else generator.randint(2, 4)
+        victim = generator.randrange(ranks) if kind.endswith("rank") else LAUNCHER
+        during = KINDS[kind][0] is struck_by_signal
+        moments = list(AFTER) if during else ["first step", *STEPPING]
+        moment = generator.choice(moments) if during or kind == "disk full" else ""
+        faults.append(Fault(kind=kind, ranks=ranks, victim=victim, moment=moment, seed=generator.randrange(2**31)))
+    return faults
+
+
+def strike(site: Site, fault: Fault) -> Outcome:
+    """Let a fault happen. Raises MissedError where the job was done before, AssertionError where something hangs."""
+    return KINDS[fault.kind][0](site, fault)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.chaos.faults import FAULTS
+from tests.chaos.launcher_faults import FAULTS
 from tests.chaos.world import GRACE, HEARTBEAT, START, Outcome, World
 from tests.horovod_keras.pods import Network, until
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import launcher
-from tests.chaos.faults import FAULTS
+from tests.chaos.launcher_faults import FAULTS
 from tests.chaos.world import HEARTBEAT, STALL, START, Outcome, World
 from tests.horovod_keras.pods import Network
 

@@ -47,6 +47,18 @@ def until(what: str, condition: Callable[[], object], limit: float) -> float:
     return time.monotonic() - start
 
 
+def processes_in(folder: Path) -> list[psutil.Process]:
+    """All processes, anyone's children, whose working directory this is and that still run."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.cwd() == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
 class Network:
     """Hosts with addresses of their own: network namespaces on one bridge. Needs root and iproute2."""
 
@@ -201,14 +213,7 @@ class Pods:
 
     def running(self) -> list[psutil.Process]:
         """All processes, anyone's children, that work in this world's folder."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.cwd() == str(self.folder) and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        return found
+        return processes_in(self.folder)
 
     def ranks(self) -> list[psutil.Process]:
         """The running processes that are ranks (or of ranks) and no launchers."""

@@ -1,0 +1,141 @@
+"""The ranks of a run: how they meet, agree, speak once, and go on when the launcher changes them."""
+
+import contextlib
+import gc
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tensorflow as tf
+
+import horovod_keras
+from horovod_keras import Collectives, elastic
+from horovod_keras.elastic import KerasState
+from horovod_keras.environment import launched_rank
+from horovod_keras.watchdog import Watchdog
+from job import allocator
+from job.config import Config
+from job.errors import InputError, LostRankError
+from job.machine import usable_cores
+from job.model import kernels
+from job.run.callbacks import HalvedError
+
+T = TypeVar("T")
+
+SETUP_TIMEOUT = 900.0  # seconds: a slow download is the longest of what comes before the first step
+
+
+def join(config: Config) -> Collectives:
+    """Meet the other ranks and set this process up as one of them: threads, determinism, log.
+
+    Raises InputError: a timeline that nobody would write.
+    """
+    allocator.keep_freed_memory()
+    kernels.allow("XLA compiles no others" if config.xla else None)
+    if config.timeline:
+        _check_timeline(config.timeline)
+    ranks = horovod_keras.join(config.timeline)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING if ranks.rank == 0 else logging.ERROR)
+    threads = config.threads or max(1, int(usable_cores()) // ranks.local_size)
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)
+    if gpus := tf.config.list_physical_devices("GPU"):
+        tf.config.set_visible_devices(gpus[ranks.local_rank % len(gpus)], "GPU")
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    return ranks
+
+
+def stop_when_told() -> threading.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _check_timeline(path: Path) -> None:
+    rank = launched_rank()
+    if rank is None:
+        raise InputError(
+            f"--timeline {path} shows what Horovod does: received a run in one process. Start it with horovodrun."
+        )
+    if rank == 0:
+        try:
+            path.touch()
+        except OSError as error:
+            raise InputError(f"--timeline {path} can't be written: {error.strerror}. Give another file.") from None
+
+
+def say(ranks: Collectives, line: str) -> None:
+    """Print a line once, from rank 0."""
+    if ranks.rank == 0:
+        print(line, flush=True)
+
+
+@contextlib.contextmanager
+def agreed(ranks: Collectives) -> Iterator[None]:
+    """Whatever input error, or refusal of the file system, any rank meets inside, all ranks raise.
+
+    Raises InputError or OSError.
+    """
+    found: dict[str, Any] | None = None
+    try:
+        yield
+    except InputError as raised:
+        found = {"input": str(raised)}
+    except OSError as raised:
+        if raised.errno is None:  # not the file system's
+            raise
+        found = {"os": [raised.errno, raised.strerror, raised.filename and str(raised.filename)]}
+    errors = [error for error in ranks.gather(found, "errors") if error]
+    if errors:
+        raise InputError(errors[0]["input"]) if "input" in errors[0] else OSError(*errors[0]["os"])
+
+
+def broadcast(ranks: Collectives, value: Any) -> Any:
+    """Rank 0's value (anything that JSON can hold) on all ranks."""
+    return ranks.gather(value if ranks.rank == 0 else None, "broadcast")[0]
+
+
+@contextlib.contextmanager
+def others_may_go(ranks: Collectives, watchdog: Watchdog) -> Iterator[None]:
+    """Turn Horovod's failure inside, because another rank has gone, into one line. Raises LostRankError."""
+    try:
+        yield
+    except (tf.errors.UnknownError, tf.errors.AbortedError) as error:
+        if ranks.size == 1 or not elastic.is_lost_rank(error):
+            raise
+        raise LostRankError(
+            f"rank {ranks.rank} on {socket.gethostname()} lost another rank while it waited for {watchdog.what}. "
+            "The same command goes on from the last checkpoint."
+        ) from error
+
+
+def in_each_world(ranks: Collectives, story: Callable[[Watchdog, KerasState], T]) -> T:
+    """Tell a run's story under a watchdog's eye.
+
+    It is told again, from where the run stands, when an elastic launcher changes the ranks or the rate was halved.
+
+    Raises LostRankError where ranks have gone and the launcher is not elastic.
+    """
+    kept = KerasState(ranks)
+    with Watchdog(ranks.rank, "the data", SETUP_TIMEOUT) as watchdog, others_may_go(ranks, watchdog):
+
+        def told() -> T:
+            watchdog.rank = ranks.rank
+            while True:
+                try:
+                    return story(watchdog, kept)
+                except HalvedError as reason:
+                    say(ranks, str(reason))
+                # The model of the story goes, and the folder that it held, before it is told anew.
+                kept.model = None
+                gc.collect()
+
+        return elastic.run(told, kept, lambda: watchdog.expect("the other ranks", SETUP_TIMEOUT))

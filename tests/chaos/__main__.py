@@ -1,0 +1,168 @@
+"""Random faults against the training job, and what became of it: a table.
+
+    sudo .venv/bin/python -m tests.chaos                             # 40 faults under `horovodrun` at 2 to 4 ranks
+    sudo .venv/bin/python -m tests.chaos --faults 200 --seed 7       # others
+    sudo .venv/bin/python -m tests.chaos --write docs/reliability.md --json FILE
+
+Each run of the job is struck by up to four faults, one after another, always going on with the same command; then it
+is left alone, must finish with exit code 0, and its weights must be, bit for bit, those of a run that nothing struck.
+Root is needed for the faults that mount a disk or cut a network; without, they are left out.
+"""
+
+import argparse
+import json
+import platform
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from tests.chaos.faults import Fault, MissedError, Outcome, draw, expect, strike
+from tests.chaos.job import LONGEST, Site
+from tests.horovod_keras.pods import processes_in
+
+IN_A_ROW = 4
+BEGIN, END = "<!-- tests.chaos: begin -->", "<!-- tests.chaos: end -->"
+Weights = dict[str, np.ndarray]
+
+
+class Suite:
+    """Runs of one site, and the weights that each must end with, by number of ranks."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self._undisturbed: dict[int, Weights] = {}
+
+    def undisturbed(self, ranks: int) -> Weights:
+        """The weights of a run that nothing strikes."""
+        if ranks not in self._undisturbed:
+            self.fresh()
+            attempt = self.site.start(ranks)
+            assert attempt.wait(LONGEST) == 0, attempt.output()
+            self._undisturbed[ranks] = self.site.weights()
+        return self._undisturbed[ranks]
+
+    def fresh(self) -> None:
+        """Begin another run."""
+        shutil.rmtree(self.site.run, ignore_errors=True)
+
+    def run(self, faults: list[Fault]) -> list[Outcome]:
+        """Strike one run with these faults (all at the same number of ranks), and let it finish."""
+        expected = self.undisturbed(faults[0].ranks)
+        self.fresh()
+        outcomes: list[Outcome] = []
+        for fault in faults:
+            outcome = self._strike(fault)
+            left = processes_in(self.site.folder)
+            expect(outcome, not left, f"{len(left)} process(es) left")
+            outcomes.append(outcome)
+            print(row(outcome), flush=True)
+            if self.site.finished():
+                self._check(outcome, expected)
+                self.fresh()
+        if any(self.site.disk.glob("run/*")):
+            attempt = self.site.start(faults[0].ranks)
+            code = attempt.wait(LONGEST)
+            expect(outcomes[-1], code == 0, f"the same command did not finish the run: exit code {code}")
+            self._check(outcomes[-1], expected)
+        return outcomes
+
+    def _strike(self, fault: Fault) -> Outcome:
+        for _ in range(3):
+            try:
+                return strike(self.site, fault)
+            except MissedError:
+                self.fresh()
+            except AssertionError as error:
+                for process in processes_in(self.site.folder):
+                    process.kill()
+                return Outcome(fault=fault, wrong=str(error))
+        raise AssertionError(f"the job always ended before {fault.moment}")
+
+    def _check(self, outcome: Outcome, expected: Weights) -> None:
+        found = self.site.weights() if self.site.finished() else {}
+        equal = found.keys() == expected.keys() and all(np.array_equal(found[n], expected[n]) for n in expected)
+        expect(outcome, equal, "the run did not end with the weights of one that nothing struck")
+
+
+def chains(faults: list[Fault]) -> list[list[Fault]]:
+    """Faults of the same number of ranks, up to `IN_A_ROW` at a time."""
+    by_ranks = defaultdict(list)
+    for fault in faults:
+        by_ranks[fault.ranks].append(fault)
+    groups = [some for _, some in sorted(by_ranks.items())]
+    return [some[start : start + IN_A_ROW] for some in groups for start in range(0, len(some), IN_A_ROW)]
+
+
+def row(outcome: Outcome) -> str:
+    """One fault, for the terminal."""
+    fault = outcome.fault
+    when = fault.moment or "before the start"
+    what = "went on" if outcome.went_on else "ended"
+    verdict = f"WRONG: {outcome.wrong}" if outcome.wrong else "ok"
+    return (
+        f"{fault} of {fault.ranks} ranks, {when}: {what}, {outcome.seconds:.0f} s, exit {outcome.code}, "
+        f"{outcome.repeated} step(s) again; {outcome.said or '–'}; {verdict}"
+    )
+
+
+def table(outcomes: list[Outcome]) -> str:
+    """The outcomes by kind and moment, as a Markdown table."""
+    columns = ["fault", "when", "times", "outcome (exit code of the launcher)", "most seconds to the end of all"]
+    columns += ["most steps again", "wrong"]
+    head = f"| {' | '.join(columns)} |\n{'| --- ' * len(columns)}|\n"
+    groups: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        groups[outcome.fault.kind, outcome.fault.moment or "before the start"].append(outcome)
+    lines = []
+    for (kind, when), some in sorted(groups.items()):
+        ends = sorted({f"{'went on' if o.went_on else 'ended'} ({o.code})" for o in some})
+        seconds, again = max(o.seconds for o in some), max(o.repeated for o in some)
+        wrong = sum(bool(o.wrong) for o in some)
+        lines.append(f"| {kind} | {when} | {len(some)} | {', '.join(ends)} | {seconds:.0f} | {again} | {wrong} |\n")
+    return head + "".join(lines)
+
+
+def summary(outcomes: list[Outcome], seed: int) -> str:
+    """One line above the table."""
+    wrong = sum(bool(o.wrong) for o in outcomes)
+    where = f"{psutil.cpu_count()} cores ({platform.machine()})"
+    return f"{time.strftime('%Y-%m-%d')}, {where}, seed {seed}: {len(outcomes)} faults, {wrong} with a wrong outcome."
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--faults", type=int, default=40, help="how many")
+    parser.add_argument("--seed", type=int, default=1, help="which")
+    parser.add_argument("--only", default="", help="kinds of fault that begin so")
+    parser.add_argument("--write", type=Path, help="a Markdown file with marks to put the table between")
+    parser.add_argument("--json", type=Path, help="a file for every outcome in full")
+    options = parser.parse_args()
+    # So that nothing is left when the suite is cut short.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+    outcomes: list[Outcome] = []
+    with tempfile.TemporaryDirectory() as folder, Site(Path(folder)) as site:
+        faults = [fault for fault in draw(options.faults, options.seed, site) if fault.kind.startswith(options.only)]
+        suite = Suite(site)
+        for chain in chains(faults):
+            outcomes += suite.run(chain)
+            if any(outcome.wrong for outcome in outcomes[-len(chain) :]):
+                shutil.copy(site.log, Path(tempfile.gettempdir()) / f"chaos-{len(outcomes)}.log")
+            if options.json:
+                options.json.write_text(json.dumps([outcome.record() for outcome in outcomes], indent=1) + "\n")
+    text = f"{summary(outcomes, options.seed)}\n\n{table(outcomes)}"
+    print("\n" + text)
+    if options.write:
+        before, _, rest = options.write.read_text().partition(BEGIN)
+        options.write.write_text(f"{before}{BEGIN}\n{text}{END}{rest.partition(END)[2]}")
+    return int(any(outcome.wrong for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""Faults against the training job: a few of each sort; `python -m tests.chaos` makes a table of many."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.__main__ import Suite, chains
+from tests.chaos.faults import KINDS, Fault, Outcome, draw
+from tests.chaos.job import Site
+
+pytestmark = pytest.mark.timeout(1800)
+
+
+def wrong(outcomes: list[Outcome]) -> list[str]:
+    return [f"{outcome.fault}: {outcome.wrong}" for outcome in outcomes if outcome.wrong]
+
+
+def test_a_run_that_is_struck_again_and_again_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    faults = [
+        Fault(kind="SIGKILL rank", ranks=2, victim=1, moment="mid-epoch"),
+        Fault(kind="SIGTERM rank", ranks=2, victim=0, moment="writing a checkpoint"),
+        Fault(kind="checkpoint flipped", ranks=2, seed=1),
+    ]
+    with Site(tmp_path) as site:
+        outcomes = Suite(site).run(faults)
+    assert not wrong(outcomes)
+    assert [outcome.went_on for outcome in outcomes] == [False, False, True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_fault_loses_a_run_or_hangs_it(tmp_path: Path, kind: str) -> None:
+    with Site(tmp_path) as site:
+        faults = [fault for fault in draw(len(KINDS), 11, site) if fault.kind == kind]
+        if not faults:
+            pytest.skip("a disk can't be mounted or a network made here: needs root")
+        outcomes = [outcome for chain in chains(faults) for outcome in Suite(site).run(chain)]
+    assert not wrong(outcomes)
+
+
+def test_the_same_seed_draws_the_same_faults_and_every_kind_is_among_them(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.mounted = True
+    faults = draw(60, 3, site)
+    assert faults == draw(60, 3, site) != draw(60, 4, site)
+    assert {fault.kind for fault in faults} >= set(KINDS) - {"network cut"}
+    assert sorted(str(fault) for chain in chains(faults) for fault in chain) == sorted(map(str, faults))
+    assert all(len({fault.ranks for fault in chain}) == 1 for chain in chains(faults))
