@@ -1,0 +1,172 @@
+"""Write the tables of docs/ and README.md from the records: `python -m benchmarks.tables`.
+
+A table stands between a line `<!-- NAME -->` and a line `<!-- /NAME -->`, and is replaced whole.
+"""
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import ablation, accuracy, cost_model
+
+ROOT = Path(__file__).parents[1]
+RECORDS = ROOT / "benchmarks/records"
+NAMES = {
+    "stock": "stock Keras in `fit`",
+    "pytorch channels-last compiled": "PyTorch 2.13, channels-last, compiled",
+    "pytorch channels-last": "PyTorch 2.13, channels-last",
+    "pytorch contiguous compiled": "PyTorch 2.13, compiled",
+    "pytorch contiguous": "PyTorch 2.13",
+}
+
+
+def main() -> None:
+    runs = _record("accuracy.json")["runs"]
+    step_record, scaling_record = _record("step.json"), _record("scaling.json")
+    tables = {
+        "accuracy": accuracy.table(runs),
+        "runs": each_run(runs),
+        "speed": speed(runs, _record("stock.json")),
+        "step": step(step_record),
+        "work": work(step_record["table"]),
+        "ranks": ranks(scaling_record),
+        "messages": messages(scaling_record["messages"]),
+        "tuning": tuning(scaling_record["tuning"]),
+        "allocator": allocator(_record("allocator.json")["results"]),
+        "model": cost_model.markdown(scaling_record, cost_model.parser().parse_args(["--record", "scaling.json"])),
+    }
+    if (RECORDS / "ablation.json").exists():
+        tables["ablation"] = ablation.table(_record("ablation.json")["rows"])
+    for path in (ROOT / "docs/results.md", ROOT / "docs/performance.md", ROOT / "README.md"):
+        text = path.read_text()
+        for name, table in tables.items():
+            before, found, rest = text.partition(f"<!-- {name} -->\n")
+            if found:
+                _, end, after = rest.partition(f"<!-- /{name} -->")
+                text = f"{before}{found}{table}\n{end}{after}"
+        path.write_text(text)
+
+
+def each_run(runs: Sequence[dict[str, Any]]) -> str:
+    """A Markdown line a run."""
+    lines = ["| recipe | seed | ranks | epochs | validation | test | test with flips | seconds | to 94.5 % | weights |"]
+    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for run in runs:
+        accuracies = " | ".join(f"{100 * run[name]:.2f}" for name in
+                                ("val_accuracy", "test_accuracy", "test_accuracy_with_flips"))  # fmt: skip
+        reached = "–" if run["seconds_to_94_5"] is None else f"{run['seconds_to_94_5']:.0f}"
+        lines.append(
+            f"| {run['recipe']} | {run['seed']} | {run['ranks']} | {run['epochs']} | {accuracies} | "
+            f"{run['seconds']:.0f} | {reached} | {run['weights']} |"
+        )
+    return "\n".join(lines)
+
+
+def speed(runs: Sequence[dict[str, Any]], stock: dict[str, Any]) -> str:
+    """How many times as long the original's 20 epochs take in stock `fit` as `fast` takes to 94.5 %."""
+    original = stock["seconds_for_20_epochs_extrapolated"]
+    reached = [run["seconds_to_94_5"] for run in runs if run["recipe"] == "fast" and run["seconds_to_94_5"]]
+    if not reached:
+        return "`fast` has not reached 94.5 %."
+    seconds = statistics.median(reached)
+    return (
+        f"The original recipe's 20 epochs in the stock model's own `fit`: {original:,.0f} s (extrapolated from "
+        f"{stock['images_per_second']:.0f} images/s). `fast` to 94.5 % validation: median {seconds:.0f} s, "
+        f"**1/{original / seconds:.1f}** of that."
+    )
+
+
+def step(record: dict[str, Any]) -> str:
+    """The contenders of benchmarks.step, the quickest first."""
+    contenders = {name: values for name, values in record["contenders"].items() if name != "matmul"}
+    best = contenders["ours"]["best_ms"]
+    lines = ["| | best ms | median ms | images/s (best) | ours is |", "| --- | --- | --- | --- | --- |"]
+    for name, values in sorted(contenders.items(), key=lambda item: item[1]["best_ms"]):
+        lines.append(
+            f"| {NAMES.get(name, name)} | {values['best_ms']:.1f} | {values['median_ms']:.1f} | "
+            f"{64e3 / values['best_ms']:,.0f} | {values['best_ms'] / best:.2f}× as fast |"
+        )
+    speeds = " and ".join(f"{speed:,.0f}" for speed in record["runs_images_per_second"])
+    agree = "agree" if record["runs_agree_to_10_percent"] else "do not agree"
+    versions = f"TensorFlow {record['versions']['tensorflow']}, Keras {record['versions']['keras']}"
+    rate, share = record["matmul_gflop_per_second"], 100 * record["share_of_matmul_rate"]
+    lines += [
+        "",
+        f"{record['cpu']}, {record['threads']} threads, {record['date']}, {versions}.",
+        f"Two whole runs gave {speeds} images/s: they {agree} to 10 %.",
+        f"The machine's large matrix product reaches {rate:.0f} GFLOP/s; at 213 MFLOP an image our step is {share:.0f} % of it.",
+    ]
+    return "\n".join(lines)
+
+
+def work(rows: Sequence[dict[str, Any]]) -> str:
+    """Images a second over resolution and batch, for each number of threads."""
+    batches = sorted({row["batch"] for row in rows})
+    lines = [f"| px | threads | {' | '.join(f'batch {batch}' for batch in batches)} |"]
+    lines.append("| --- " * (len(batches) + 2) + "|")
+    for resolution, threads in sorted({(row["resolution"], row["threads"]) for row in rows}):
+        speeds = {r["batch"]: r["images_per_second"] for r in rows
+                  if (r["resolution"], r["threads"]) == (resolution, threads)}  # fmt: skip
+        lines.append(f"| {resolution} | {threads} | {' | '.join(f'{speeds[batch]:,.0f}' for batch in batches)} |")
+    return "\n".join(lines)
+
+
+def ranks(record: dict[str, Any]) -> str:
+    """What benchmarks.scaling measured of steps."""
+    lines = ["| | images each | best ms | median ms | images/s | waiting for the exchange |"]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
+    for row in record["steps"]:
+        name = f"{row['ranks']} rank(s), {row['threads']} thread(s) each" if row["ranks"] else "one process, 2 threads"
+        name += "" if row["exchange"] else ", without exchange"
+        lines.append(
+            f"| {name} | {row['batch']} | {row['best_ms']:.1f} | {row['median_ms']:.1f} | "
+            f"{row['images_per_second']:,.0f} | {100 * row['share_waited']:.0f} % |"
+        )
+    peaks = ", ".join(f"{record['peak_memory_mib'][str(count)]} MiB ({count})" for count in (1, 2, 4))
+    share = 100 * record["two_ranks_to_one_process"]
+    lines += [
+        "",
+        f"Two ranks reach {share:.0f} % of one process with two threads.",
+        f"Peak memory of a rank, by number of ranks: {peaks}.",
+    ]
+    return "\n".join(lines)
+
+
+def messages(rows: Sequence[dict[str, Any]]) -> str:
+    """Best milliseconds of an all-reduce by size."""
+    counts = sorted({row["ranks"] for row in rows})
+    lines = [f"| bytes | {' | '.join(f'{count} ranks, ms' for count in counts)} |", "| --- " * (len(counts) + 1) + "|"]
+    for size in sorted({row["bytes"] for row in rows}):
+        best = [next(r["best_ms"] for r in rows if (r["bytes"], r["ranks"]) == (size, count)) for count in counts]
+        lines.append(f"| {size:,} | {' | '.join(f'{value:.1f}' for value in best)} |")
+    return "\n".join(lines)
+
+
+def tuning(rows: Sequence[dict[str, Any]]) -> str:
+    """A step of two ranks under other settings of Horovod's."""
+    lines = ["| fusion threshold, MiB | cycle time, ms | best ms | median ms |", "| --- | --- | --- | --- |"]
+    for row in rows:
+        settings = f"{row['fusion_threshold_mib']} | {row['cycle_time_ms']}"
+        lines.append(f"| {settings} | {row['best_ms']:.1f} | {row['median_ms']:.1f} |")
+    return "\n".join(lines)
+
+
+def allocator(rows: Sequence[dict[str, Any]]) -> str:
+    """Milliseconds a step, best (median), by allocator."""
+    names = list(dict.fromkeys(row["allocator"] for row in rows))
+    lines = [f"| | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
+    for operations in dict.fromkeys(row["operations"] for row in rows):
+        found = {r["allocator"]: r for r in rows if r["operations"] == operations}
+        cells = " | ".join(f"{found[name]['best_ms']:.1f} ({found[name]['median_ms']:.1f})" for name in names)
+        lines.append(f"| {operations} | {cells} |")
+    return "\n".join(lines)
+
+
+def _record(name: str) -> Any:
+    return json.loads((RECORDS / name).read_text())
+
+
+if __name__ == "__main__":
+    main()
