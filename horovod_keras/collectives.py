@@ -25,6 +25,8 @@ class Collectives(Protocol):
     size: int
     local_rank: int
     local_size: int
+    world: int
+    """How often these ranks have met anew: 0 until an elastic launcher changes them."""
 
     def sum(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
         """The element-wise sum over ranks: same shape and dtype."""
@@ -52,6 +54,7 @@ class SingleProcess:
     size = 1
     local_rank = 0
     local_size = 1
+    world = 0
 
     def sum(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
         return tf.convert_to_tensor(tensor)
@@ -86,6 +89,7 @@ class Horovod:
         import horovod.tensorflow as hvd
 
         self._hvd = hvd
+        self.world = 0
         self._meet()
 
     def _meet(self) -> None:
@@ -116,6 +120,7 @@ class Horovod:
 
     def rejoin(self) -> None:
         self._hvd.shutdown()
+        self.world += 1
         self._meet()
 
     def leave(self) -> None:

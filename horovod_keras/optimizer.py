@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from horovod_keras.collectives import Collectives
+from horovod_keras.shared_memory import SharedMemory, shared_memory
 
 # Gradients from this size on travel alone and start as soon as they are ready, while the backward pass goes on; smaller
 # ones are copied together, because each message costs its latency. In elements.
@@ -43,6 +44,8 @@ class Exchange:
         self.total = tf.Variable(nothing[0], trainable=False, name="total")
         self.common: list[tf.Variable] = []
         self.waited = tf.Variable(0.0, trainable=False, dtype=tf.float64, name="waited")
+        self._memory: SharedMemory | None = None
+        self._memory_of: int | None = None
 
     def average(self, gradients: Sequence[tf.Tensor | tf.IndexedSlices]) -> list[tf.Tensor]:
         """The mean over ranks of each gradient (same shapes and dtypes), dense."""
@@ -52,6 +55,16 @@ class Exchange:
             self._add_up(dense)
             return dense
         begun = _time_after(dense)
+        means, common, agreed = self._through_memory(dense) if self._share_memory(dense) else self._by_message(dense)
+        self._add_up(means)
+        for variable, value in zip(self.common, common, strict=True):
+            variable.assign(value)
+        self.agreed.assign(agreed)
+        self.waited.assign_add(_time_after([*means, *common, agreed]) - begun)
+        return means
+
+    def _by_message(self, dense: Sequence[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor], tf.Tensor]:
+        """The means of the gradients and of what is common, and what is agreed, by Horovod."""
         results: dict[int, tf.Tensor] = {}
         together: dict[tf.DType, list[int]] = {}
         for index, gradient in enumerate(dense):
@@ -63,14 +76,29 @@ class Exchange:
         for dtype, indices in together.items():
             parts = self._mean_together([self._compress(dense[i]) for i in indices], f"gradients/{dtype.name}")
             results |= {i: tf.cast(part, dtype) for i, part in zip(indices, parts, strict=True)}
-        self._add_up(results.values())
         # Never compressed: moving statistics are sums of small differences.
         *common, agreed = self._mean_together([*self.common, self.requests], "common")
-        for variable, value in zip(self.common, common, strict=True):
-            variable.assign(value)
-        self.agreed.assign(agreed)
-        self.waited.assign_add(_time_after([*results.values(), *common, agreed]) - begun)
-        return [results[index] for index in range(len(dense))]
+        return [results[index] for index in range(len(dense))], common, agreed
+
+    def _share_memory(self, dense: Sequence[tf.Tensor]) -> bool:
+        """Whether gradients go through shared memory; made at the first update of a world, which all ranks trace."""
+        if self._memory_of != self.ranks.world:
+            self._memory_of = self.ranks.world
+            with tf.init_scope():
+                self._memory = shared_memory(self.ranks, dense) if self.compression == "none" else None
+        return self._memory is not None
+
+    def _through_memory(self, dense: Sequence[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor], tf.Tensor]:
+        """The like, gradients by shared memory: all are written when the exchange of what is common is done."""
+        assert self._memory is not None
+        written = tf.numpy_function(self._memory.write, dense, tf.float32)
+        with tf.control_dependencies([written]):
+            *common, agreed = self._mean_together([*self.common, tf.identity(self.requests)], "common")
+        with tf.control_dependencies([agreed]):
+            means = tf.numpy_function(self._memory.means, [], [gradient.dtype for gradient in dense])
+        for mean, gradient in zip(means, dense, strict=True):
+            mean.set_shape(gradient.shape)
+        return means, common, agreed
 
     def _add_up(self, gradients: Iterable[tf.Tensor]) -> None:
         self.total.assign(tf.add_n([tf.cast(tf.reduce_sum(gradient), self.total.dtype) for gradient in gradients]))

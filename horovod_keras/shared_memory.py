@@ -1,0 +1,151 @@
+"""Gradients averaged through shared memory, where all ranks are processes of one host.
+
+Horovod's Gloo sends a gradient to the neighbour process through the loopback interface and adds it up there, on the
+very cores that compute. Here each rank writes its gradients where the others can read them, and each adds up all.
+
+Horovod stays the judge of who is there: between writing and reading lies a small exchange of its own, which all ranks
+must have reached before any of them goes on, and which fails when one is lost. There are two places to write to, used
+in turn: a rank may write the next gradients while a slower one still reads these.
+"""
+
+import contextlib
+import mmap
+import os
+import socket
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from horovod_keras.collectives import Collectives
+
+FOLDER = Path("/dev/shm")
+# Bytes that are added up at a time: sums then stay in a core's cache until they are divided.
+_CHUNK = 1 << 18
+_ALIGNMENT = 64
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class SharedMemory:
+    """Where the ranks of one host write arrays for each other; made by :func:`shared_memory`.
+
+    Args:
+        parts: the ranks' memories, in their order, each uint8 [2 · bytes of all arrays].
+        rank: of this process.
+        shapes: of the arrays.
+        dtypes: of the arrays.
+        offsets: where each array begins in a half of a memory.
+        world: which meeting of the ranks this belongs to.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Bytes],
+        rank: int,
+        shapes: Sequence[tuple[int, ...]],
+        dtypes: Sequence[np.dtype],
+        offsets: Sequence[int],
+        world: int,
+    ) -> None:
+        self.world = world
+        self._rank, self._dtypes = rank, dtypes
+        self._turn = 0
+        self._halves = []
+        for part in parts:
+            half = len(part) // 2
+            self._halves.append(
+                [
+                    [
+                        part[start + offset : start + offset + int(np.prod(shape)) * dtype.itemsize]
+                        .view(dtype)
+                        .reshape(shape)
+                        for shape, dtype, offset in zip(shapes, dtypes, offsets, strict=True)
+                    ]
+                    for start in (0, half)
+                ]
+            )
+
+    def write(self, *arrays: np.ndarray) -> np.float32:
+        """Put this rank's arrays where the others see them."""
+        self._turn ^= 1
+        for place, array in zip(self._halves[self._rank][self._turn], arrays, strict=True):
+            np.copyto(place, array)
+        return np.float32(0)
+
+    def means(self) -> list[np.ndarray]:
+        """The mean over ranks of each array written last, added up in the order of ranks: the same bits on all."""
+        all_ranks = [halves[self._turn] for halves in self._halves]
+        return [_mean([arrays[index] for arrays in all_ranks]) for index in range(len(self._dtypes))]
+
+
+def _mean(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    result = np.empty_like(arrays[0])
+    flat, sources = result.reshape(-1), [array.reshape(-1) for array in arrays]
+    scale = flat.dtype.type(1 / len(arrays))
+    step = _CHUNK // flat.itemsize
+    for start in range(0, len(flat), step):
+        part = flat[start : start + step]
+        np.add(sources[0][start : start + step], sources[1][start : start + step], out=part)
+        for source in sources[2:]:
+            part += source[start : start + step]
+        part *= scale
+    return result
+
+
+def shared_memory(ranks: Collectives, tensors: Sequence[tf.Tensor]) -> SharedMemory | None:
+    """Memory for arrays like these that all ranks share, or None on all of them where there can be none.
+
+    That is: with ranks on several hosts, on GPUs, with shapes that aren't known, or where /dev/shm hasn't the room.
+    Every rank must call this at the same place. The memory has no name once all have found it: nothing is left behind.
+    """
+    shapes, dtypes, offsets, end = [], [], [], 0
+    for tensor in tensors:
+        shapes.append(tuple(tensor.shape.as_list()) if tensor.shape.is_fully_defined() else ())
+        dtypes.append(np.dtype(tensor.dtype.as_numpy_dtype))
+        offsets.append(end)
+        size = int(np.prod(shapes[-1])) * dtypes[-1].itemsize
+        end += -(-size // _ALIGNMENT) * _ALIGNMENT
+    fits = (
+        all(tensor.shape.is_fully_defined() and tensor.dtype.is_floating for tensor in tensors)
+        and ranks.size == ranks.local_size
+        and not tf.config.list_logical_devices("GPU")
+    )
+    mine = _reserve(2 * end) if fits else None
+    try:
+        told = ranks.gather({"path": mine and str(mine), "host": socket.gethostname()}, "shared memory")
+        maps = None
+        if all(rank["path"] for rank in told) and len({rank["host"] for rank in told}) == 1:
+            with contextlib.suppress(OSError):
+                maps = [_map(Path(rank["path"]), 2 * end) for rank in told]
+        everyone = all(ranks.gather(maps is not None, "shared memory found"))
+    finally:
+        if mine:
+            mine.unlink(missing_ok=True)
+    if maps is None or not everyone:
+        return None
+    return SharedMemory(maps, ranks.rank, shapes, dtypes, offsets, ranks.world)
+
+
+def _reserve(size: int) -> Path | None:
+    """A file of this size in memory, of which every page is there: a later write can't fail."""
+    try:
+        handle, name = tempfile.mkstemp(prefix="horovod-keras-", dir=FOLDER)
+    except OSError:
+        return None
+    try:
+        os.posix_fallocate(handle, 0, max(size, 1))
+    except OSError:
+        Path(name).unlink()
+        return None
+    finally:
+        os.close(handle)
+    return Path(name)
+
+
+def _map(path: Path, size: int) -> Bytes:
+    with path.open("r+b") as file:
+        return np.frombuffer(mmap.mmap(file.fileno(), max(size, 1)), np.uint8)[:size]
