@@ -6,12 +6,16 @@ Horovod matches the ranks' calls by name, so the same name must come up on every
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import tensorflow as tf
 
 from horovod_keras.environment import launched_rank, set_defaults
+
+# Horovod's operations know neither of these; each is carried by one that holds all its values.
+CARRIERS = {tf.bfloat16: tf.float32, tf.uint32: tf.int64}
 
 
 class Collectives(Protocol):
@@ -83,13 +87,13 @@ class Horovod:
         self.local_size: int = hvd.local_size()
 
     def sum(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
-        return self._hvd.allreduce(tf.convert_to_tensor(tensor), op=self._hvd.Sum, name=name)
+        return _carried(tensor, lambda value: self._hvd.allreduce(value, op=self._hvd.Sum, name=name))
 
     def mean(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
-        return self._hvd.allreduce(tf.convert_to_tensor(tensor), op=self._hvd.Average, name=name)
+        return _carried(tensor, lambda value: self._hvd.allreduce(value, op=self._hvd.Average, name=name))
 
     def broadcast(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
-        return self._hvd.broadcast(tf.convert_to_tensor(tensor), root_rank=0, name=name)
+        return _carried(tensor, lambda value: self._hvd.broadcast(value, root_rank=0, name=name))
 
     def gather(self, value: Any, name: str) -> list[Any]:
         data = tf.io.decode_raw(json.dumps(value), tf.uint8)
@@ -100,6 +104,12 @@ class Horovod:
 
     def leave(self) -> None:
         self._hvd.shutdown()
+
+
+def _carried(tensor: tf.Tensor, operation: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    value = tf.convert_to_tensor(tensor)
+    wide = CARRIERS.get(value.dtype)
+    return tf.cast(operation(tf.cast(value, wide)), value.dtype) if wide else operation(value)
 
 
 def join(timeline: Path | None = None) -> Collectives:
