@@ -57,7 +57,7 @@ class Config(Recipe):
     precision: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
     """Of activations and products; weights stay float32. float64 takes Keras' own layers throughout: for checks."""
     xla: bool = False
-    """Compile the step with XLA: for GPUs; on CPUs it is slower."""
+    """Compile the step with XLA: for one process with a GPU."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """Threads of this rank; default its share of the cores that the process may use."""
     checkpoint_every: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0

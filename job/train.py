@@ -10,6 +10,8 @@ metrics, checkpoints, `model.keras`, `result.json` and `report.html`.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import signal
 import sys
 from collections.abc import Callable
@@ -31,12 +33,14 @@ OnEpoch = Callable[[dict[str, Any]], None] | None
 
 
 def main() -> int:
-    config = parse(sys.argv[1:])
-    if config.print_config:
-        import yaml
+    # Help and configuration are the same on all ranks: one prints them.
+    with contextlib.redirect_stdout(sys.stdout if launched_rank() in (None, 0) else io.StringIO()):
+        config = parse(sys.argv[1:])
+        if config.print_config:
+            import yaml
 
-        print(yaml.safe_dump(plain(config), sort_keys=False), end="")
-        return 0
+            print(yaml.safe_dump(plain(config), sort_keys=False), end="")
+            return 0
     quiet.import_tensorflow()
     from job.run import start
 

@@ -141,12 +141,17 @@ def others_may_go(ranks: Collectives, watchdog: Watchdog) -> Iterator[None]:
 
 
 def load(config: Config, ranks: Collectives) -> Data:
-    """The data set and its splits. Raises InputError: no data, or a batch that the ranks can't share."""
+    """The data set and its splits. Raises InputError: no data, or options that don't fit the ranks or the machine."""
     shares = ranks.size * config.accumulate
     if config.global_batch % shares:
         raise InputError(
             f"--global-batch can't be shared equally: received {config.global_batch} for {ranks.size} rank(s) with "
             f"{config.accumulate} batch(es) per update. Choose a multiple of {shares}."
+        )
+    if config.xla and (ranks.size > 1 or kernels.load() is not None):
+        raise InputError(
+            f"--xla compiles neither the exchange between ranks nor our C++ operations: received {ranks.size} rank(s), "
+            f"{kernels.status()} Leave it out, or use one process with a GPU."
         )
     data = dataset(config.dataset, config.data_dir)
     found = splits(data, limit_train=config.limit_train, limit_eval=config.limit_eval, protocol=config.protocol)

@@ -172,6 +172,18 @@ def test_original_protocol_says_what_it_does(launch, tmp_path) -> None:
     assert re.search(r"Protocol\s+original", shown)
 
 
+def test_half_precision_trains_on_two_ranks(launch, tmp_path) -> None:
+    done = train(launch, 2, tmp_path / "run", "--precision", "float16", "--epochs", "1", "--limit-train", "48")
+    assert done.returncode == 0, done.stderr
+    assert metrics(tmp_path / "run")[0]["loss"] < 10
+
+
+def test_the_configuration_is_printed_by_one_of_two_ranks(launch) -> None:
+    done = launch(2, "-m", "job.train", "--print-config")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("learning_rate:") == 1
+
+
 def test_progressive_resizing_changes_the_resolution_between_epochs(launch, tmp_path) -> None:
     options = ["--resolution", "40", "--stages", "[[0.5,32]]"]
     assert train(launch, 0, tmp_path / "run", *options).returncode == 0
@@ -234,7 +246,9 @@ def test_bad_input_gets_one_line_and_exit_code_2(launch, tmp_path, case) -> None
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("options", "named"), [(["--global-batch", "15"], "--global-batch"), (["--foo"], "--foo")])
+@pytest.mark.parametrize(
+    ("options", "named"), [(["--global-batch", "15"], "--global-batch"), (["--foo"], "--foo"), (["--xla"], "--xla")]
+)
 def test_two_ranks_print_a_configuration_error_once(launch, tmp_path, options, named) -> None:
     done = train(launch, 2, tmp_path / "run", *options)
     assert done.returncode == 1  # horovodrun turns every exit code but 0 into 1
