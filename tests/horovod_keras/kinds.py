@@ -8,6 +8,7 @@ Rank r leaves FOLDER/r.json.
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -52,7 +53,7 @@ def weights(model: keras.Model) -> list[float]:
     return np.concatenate([np.asarray(v.numpy(), float).ravel() for v in model.trainable_variables]).tolist()
 
 
-found: dict[str, object] = {}
+found: dict[str, Any] = {}
 f1 = keras.metrics.F1Score(name="f1")  # a value for each class
 model = compiled(network(), keras.optimizers.SGD(0.1), metrics=[f1])
 fit(model, MetricAverage(ranks))
