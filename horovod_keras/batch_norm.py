@@ -18,18 +18,21 @@ def normalisation_layers(model: keras.Model) -> list[keras.layers.Layer]:
 
 
 def moving_statistics(model: keras.Model) -> list[tf.Variable]:
-    """The moving means and variances, each float32 [channels], in the order of layers."""
+    """The moving means and variances, each [channels], in the order of layers."""
     return [v.value for layer in normalisation_layers(model) for v in (layer.moving_mean, layer.moving_variance)]
 
 
 def average_statistics(model: keras.Model, ranks: Collectives) -> None:
     """Set the moving statistics of all ranks to their mean over ranks (eager)."""
-    variables = moving_statistics(model)
-    if ranks.size == 1 or not variables:
+    if ranks.size == 1:
         return
-    mean = ranks.mean(tf.concat(variables, axis=0), "moving_statistics")
-    for variable, part in zip(variables, tf.split(mean, [v.shape[0] for v in variables]), strict=True):
-        variable.assign(part)
+    of_dtype: dict[tf.DType, list[tf.Variable]] = {}
+    for variable in moving_statistics(model):
+        of_dtype.setdefault(variable.dtype, []).append(variable)
+    for dtype, variables in of_dtype.items():
+        mean = ranks.mean(tf.concat(variables, axis=0), f"moving_statistics/{dtype.name}")
+        for variable, part in zip(variables, tf.split(mean, [v.shape[0] for v in variables]), strict=True):
+            variable.assign(part)
 
 
 def synchronise(model: keras.Model, mean_over_ranks: MeanOverRanks) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.src.utils.python_utils import pythonify_logs
 
 from horovod_keras.batch_norm import average_statistics
 from horovod_keras.collectives import Collectives
@@ -18,8 +19,11 @@ from horovod_keras.optimizer import Exchange
 class BroadcastInitialState(keras.callbacks.Callback):
     """Give all ranks rank 0's weights, optimizer slots and seeds when training begins.
 
-    Seeds of random layers are rank 0's, moved on by the rank: ranks that drew the same dropout for different images
-    would average less noise away.
+    A model whose layers are built by their first batch gets them right after it. Seeds of random layers are rank 0's,
+    moved on by the rank: ranks that drew the same dropout for different images would average less noise away.
+
+    Raises:
+        ValueError: when training begins, if ``compile`` has put a ``LossScaleOptimizer`` around a distributed one.
     """
 
     def __init__(self, ranks: Collectives) -> None:
@@ -28,6 +32,19 @@ class BroadcastInitialState(keras.callbacks.Callback):
         self._done = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        optimizer = self.model.optimizer
+        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        if self.ranks.size > 1 and scaled and not hasattr(optimizer, "exchange"):
+            raise ValueError(
+                "a loss scale of one rank would hang the others: distribute LossScaleOptimizer(optimizer)."
+            )
+        if all(layer.built for layer in self.model._flatten_layers()):
+            self._broadcast()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._broadcast()
+
+    def _broadcast(self) -> None:
         # Once is enough, also when training goes on in a second `fit`: the ranks stay equal.
         if self.ranks.size == 1 or self._done:
             return
@@ -100,8 +117,8 @@ class MetricAverage(keras.callbacks.Callback):
     def __init__(self, ranks: Collectives) -> None:
         super().__init__()
         self.ranks = ranks
-        self._training: dict[str, float] = {}
-        self._validation: dict[str, float] = {}
+        self._training: dict[str, Any] = {}
+        self._validation: dict[str, Any] = {}
         self._in_fit = False
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -122,12 +139,13 @@ class MetricAverage(keras.callbacks.Callback):
             logs.update(self._training or self._over_ranks("training"))
             logs.update({f"val_{name}": value for name, value in self._validation.items()})
 
-    def _over_ranks(self, what: str) -> dict[str, float]:
+    def _over_ranks(self, what: str) -> dict[str, Any]:
         states = [variable for metric in self.model.metrics for variable in metric.variables]
         local = [np.array(variable) for variable in states]
         for index, variable in enumerate(states):
             variable.assign(self.ranks.sum(variable.value, f"metrics/{what}/{index}"))
-        results = {name: float(value) for name, value in self.model.get_metrics_result().items()}
+        # As Keras gives them to callbacks: numbers, and arrays of metrics that have a value for each class.
+        results = pythonify_logs(self.model.get_metrics_result())
         for variable, value in zip(states, local, strict=True):
             variable.assign(value)
         return results

@@ -6,6 +6,7 @@ Horovod matches the ranks' calls by name, so the same name must come up on every
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +17,9 @@ from horovod_keras.watchdog import Watchdog
 
 MEETING_TIMEOUT = 900.0
 """Seconds for an elastic launcher to find as many slots as it needs; its own limit is 600."""
+
+# Horovod's operations know neither of these; each is carried by one that holds all its values.
+CARRIERS = {tf.bfloat16: tf.float32, tf.uint32: tf.int64}
 
 
 class Collectives(Protocol):
@@ -103,13 +107,13 @@ class Horovod:
         self.local_size: int = self._hvd.local_size()
 
     def sum(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
-        return self._hvd.allreduce(tf.convert_to_tensor(tensor), op=self._hvd.Sum, name=name)
+        return _carried(tensor, lambda value: self._hvd.allreduce(value, op=self._hvd.Sum, name=name))
 
     def mean(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
-        return self._hvd.allreduce(tf.convert_to_tensor(tensor), op=self._hvd.Average, name=name)
+        return _carried(tensor, lambda value: self._hvd.allreduce(value, op=self._hvd.Average, name=name))
 
     def broadcast(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
-        return self._hvd.broadcast(tf.convert_to_tensor(tensor), root_rank=0, name=name)
+        return _carried(tensor, lambda value: self._hvd.broadcast(value, root_rank=0, name=name))
 
     def gather(self, value: Any, name: str) -> list[Any]:
         data = tf.io.decode_raw(json.dumps(value), tf.uint8)
@@ -125,6 +129,12 @@ class Horovod:
 
     def leave(self) -> None:
         self._hvd.shutdown()
+
+
+def _carried(tensor: tf.Tensor, operation: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    value = tf.convert_to_tensor(tensor)
+    wide = CARRIERS.get(value.dtype)
+    return tf.cast(operation(tf.cast(value, wide)), value.dtype) if wide else operation(value)
 
 
 def join(timeline: Path | None = None) -> Collectives:

@@ -5,11 +5,12 @@ and weight decay: ``_clip_gradients``. Averaging there means that accumulated st
 clipping sees the gradient of the global batch.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import keras
 import tensorflow as tf
+from keras.src.saving.object_registration import GLOBAL_CUSTOM_NAMES
 
 from horovod_keras.collectives import Collectives
 from horovod_keras.shared_memory import SharedMemory, shared_memory
@@ -131,7 +132,8 @@ def distribute(
     neither this package nor Horovod is installed.
 
     Args:
-        optimizer: not yet built; its config is taken, the object itself is left alone.
+        optimizer: not yet built; its config is taken, the object itself is left alone. For the policy mixed_float16
+            give ``LossScaleOptimizer(...)``: the one that ``compile`` puts around others knows nothing of ranks.
         ranks: the ranks to average over.
         accumulation_steps: batches whose gradients are added up locally between two exchanges.
         compression: ``fp16`` halves the bytes sent; sums are then rounded to half precision.
@@ -146,20 +148,47 @@ def distribute(
         raise ValueError(f"optimizer {optimizer.name!r} is already built: distribute it before the first step.")
     if accumulation_steps < 1:
         raise ValueError(f"accumulation_steps must be 1 or more: received {accumulation_steps}.")
-    base = type(optimizer)
+    config = optimizer.get_config()
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        inner = distribute(
+            optimizer.inner_optimizer, ranks, accumulation_steps=accumulation_steps, compression=compression
+        )
+        result = _subclass(type(optimizer), check_finite=_finite_on_all(ranks))(**config | {"inner_optimizer": inner})
+        result.exchange = inner.exchange
+        return result
+    base: Any = type(optimizer)
 
     def _clip_gradients(self: Any, grads: Sequence[tf.Tensor]) -> Any:
         return base._clip_gradients(self, self.exchange.average(grads))
 
-    # The public module path is what Keras writes into a saved model for a class that it exports itself.
-    module = "keras.optimizers" if getattr(keras.optimizers, base.__name__, None) is base else base.__module__
-    distributed: Any = type(base.__name__, (base,), {"_clip_gradients": _clip_gradients, "__module__": module})
-    config = optimizer.get_config()
     if not isinstance(optimizer._learning_rate, keras.Variable):
         # A schedule is taken as it is: its class need not be one that Keras can make again from a config.
         config["learning_rate"] = optimizer._learning_rate
     if accumulation_steps > 1:
         config["gradient_accumulation_steps"] = accumulation_steps
-    result = distributed.from_config(config)
+    result = _subclass(base, _clip_gradients=_clip_gradients).from_config(config)
     result.exchange = Exchange(ranks, compression)
+    for excluded in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):  # in no config
+        if hasattr(optimizer, excluded):
+            setattr(result, excluded, getattr(optimizer, excluded))
     return result
+
+
+def _subclass(base: type, **changed: Any) -> Any:
+    """A class with some methods changed that a saved model calls by the name of its base."""
+    # The public module path is what Keras writes into a saved model for a class that it exports itself.
+    module = "keras.optimizers" if getattr(keras.optimizers, base.__name__, None) is base else base.__module__
+    subclass = type(base.__name__, (base,), {"__module__": module, **changed})
+    if base in GLOBAL_CUSTOM_NAMES:
+        GLOBAL_CUSTOM_NAMES[subclass] = GLOBAL_CUSTOM_NAMES[base]
+    return subclass
+
+
+def _finite_on_all(ranks: Collectives) -> Callable[..., tf.Tensor]:
+    """A replacement for `LossScaleOptimizer.check_finite`: a rank that skips an update alone would hang the others."""
+
+    def check_finite(self: Any, grads: Sequence[Any]) -> tf.Tensor:
+        finite = keras.optimizers.LossScaleOptimizer.check_finite(self, grads)
+        return ranks.mean(tf.cast(finite, tf.float32), "finite") > 1 - 0.5 / ranks.size
+
+    return check_finite

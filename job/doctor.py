@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from job import cache
+from job import cache, quiet
 from job.command_line import Parser
 from job.errors import InputError, run_main
 from job.machine import usable_cores, usable_memory
@@ -70,6 +70,7 @@ def examine(data_dir: Path | None, runs: Path) -> Iterator[Finding]:
         yield problem  # nothing that needs it can be looked at
     else:
         yield from _horovod()
+        quiet.import_tensorflow()
         yield _kernels()
         yield _gpus()
     yield _cores()

@@ -1,7 +1,11 @@
 """The one exception that means "you, the user, can mend this", and the one way in which commands end."""
 
+import contextlib
 import errno
+import io
+import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -19,6 +23,10 @@ _REFUSALS = {
     errno.ENOTDIR: (2, _WRONG_PATH),
     errno.EISDIR: (2, _WRONG_PATH),
 }
+
+
+OTHERS_TURN = 10.0
+"""Seconds that a quiet process waits: more than the 5 s after which `horovodrun` kills what it has told to end."""
 
 
 class InputError(Exception):
@@ -39,10 +47,13 @@ def run_main(main: Callable[[], int], *, quiet: bool = False) -> NoReturn:
     An `InputError` becomes one line on stderr and exit code 2, a `RunError` one line and 1; a full disk one line and 1;
     a refused permission or an impossible path one line and 2; Ctrl-C ends with 130. Every other exception keeps its
     traceback (exit code 1).
-    A `quiet` process keeps the line to itself: of several ranks that find the same error, one tells it.
+    A `quiet` process prints nothing on stdout, and leaves the line to another: of several ranks that find the same error,
+    one tells it. It waits to be ended with that one, since launchers end all ranks with the first, and tells after all if
+    nobody ends it.
     """
     try:
-        code = main()
+        with contextlib.redirect_stdout(io.StringIO() if quiet else sys.stdout):
+            code = main()
     except InputError as error:
         code = _complain(str(error), 2, quiet)
     except RunError as error:
@@ -59,6 +70,8 @@ def run_main(main: Callable[[], int], *, quiet: bool = False) -> NoReturn:
 
 
 def _complain(message: str, code: int, quiet: bool) -> int:
-    if not quiet:
-        print("error:", " ".join(message.split()), file=sys.stderr, flush=True)
+    if quiet:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(OTHERS_TURN)
+    print("error:", " ".join(message.split()), file=sys.stderr, flush=True)
     return code

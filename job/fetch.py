@@ -6,6 +6,7 @@ One line on stdout, for `job.train`: a short `--recipe fast` where no recipe is 
 `--dataset garments` or `--weights none`, each with a warning on stderr that can't be missed. `make train` begins so.
 """
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -15,15 +16,15 @@ from job.errors import InputError, run_main
 
 
 def main() -> int:
-    flags = parse_flags(sys.argv[1:], "python -m job.fetch")
+    with contextlib.redirect_stdout(sys.stderr):  # help is no option for job.train
+        flags = parse_flags(sys.argv[1:], "python -m job.fetch")
     given = read_options(Path(flags["config"])) | flags if "config" in flags else flags
-    resolve([given])  # a mistake is told here, before any rank is started
+    short = {} if "recipe" in given else {"recipe": "fast", "epochs": 3}
+    resolve([short, given])  # a mistake is told here, before any rank is started
     from job import quiet
     from job.data import fashion_mnist
 
-    options = [] if "recipe" in given else ["--recipe fast"]
-    if "epochs" not in given and "recipe" not in given:
-        options.append("--epochs 3")
+    options = [f"--{name} {value}" for name, value in short.items() if name not in given]
     if "dataset" not in given:
         data_dir = given.get("data_dir") or os.environ.get("FASHION_MNIST_DIR")
         try:

@@ -6,6 +6,7 @@ import json
 import math
 import platform
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -53,8 +54,8 @@ class RunFolder:
             self._lock = filelock.FileLock(self.path / ".lock", timeout=PATIENCE)
             self._lock.acquire()
             known = self.path / "config.yaml"
-            if known.exists() and self._has_begun():
-                self._refuse_another_run(identity, _read(known, yaml.safe_load))
+            if known.exists() or self._has_begun():
+                self._refuse_another_run(identity, _read(known, yaml.safe_load) if known.exists() else None)
             self.checkpoints = Checkpoints(self.path / "checkpoints")
             write_atomically(known, yaml.safe_dump(plain(config) | {DIGEST: source}, sort_keys=False).encode())
         except filelock.Timeout:
@@ -73,8 +74,11 @@ class RunFolder:
         return (self.path / "result.json").exists() or any((self.path / "checkpoints").glob("*.safetensors"))
 
     def _refuse_another_run(self, identity: dict[str, Any], known: Any) -> None:
-        if not isinstance(known, dict):
-            raise InputError(f"run folder {self.path} holds a config.yaml of another kind. Choose another with --run.")
+        if not isinstance(known, dict) or DIGEST not in known:
+            wrong = "lacks the config.yaml of its run" if known is None else "holds a config.yaml of something else"
+            raise InputError(f"run folder {self.path} {wrong}. Choose another with --run.")
+        if not self._has_begun():
+            return
         for name, value in identity.items():
             if known.get(name, value) == value:
                 continue
@@ -145,15 +149,9 @@ def _epoch(line: str) -> float:
 
 def environment(ranks: int, threads: int, kernels: str) -> dict[str, Any]:
     """What a result depends on beside the configuration: versions, machine, commit, command."""
-    commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     return {
         "command": shlex.join(sys.orig_argv),
-        "commit": commit.stdout.strip() or None,
+        "commit": _commit(),
         "python": platform.python_version(),
         "libraries": {d.name: d.version for d in metadata.distributions() if d.name.replace("_", "-") in LIBRARIES},
         "host": socket.gethostname(),
@@ -165,6 +163,14 @@ def environment(ranks: int, threads: int, kernels: str) -> dict[str, Any]:
         "threads_per_rank": threads,
         "kernels": kernels,
     }
+
+
+def _commit() -> str | None:
+    """The commit of this code, if it is a clone and git is there to tell."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    if shutil.which(command[0]) is None:
+        return None
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
 def processor() -> str:

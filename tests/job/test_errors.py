@@ -1,6 +1,9 @@
 """How commands end."""
 
 import errno
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,8 +33,25 @@ def test_an_input_error_is_one_line_and_two(capsys):
     assert ended(raising(InputError("a:\n  received b.")), capsys) == (2, "error: a: received b.\n")
 
 
-def test_a_quiet_rank_leaves_the_line_to_another(capsys):
-    assert ended(raising(InputError("a")), capsys, quiet=True) == (2, "")
+QUIET = """
+from job import errors
+def main():
+    print("begun", flush=True)
+    raise errors.InputError("a")
+errors.OTHERS_TURN = {seconds}
+errors.run_main(main, quiet=True)
+"""
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(60, (-signal.SIGTERM, "")), (0.5, (2, "error: a\n"))])
+def test_a_quiet_rank_leaves_the_line_to_another_that_is_slower_and_tells_it_if_there_is_none(seconds, expected):
+    command = [sys.executable, "-c", QUIET.format(seconds=seconds)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "begun\n"
+        if seconds > 1:
+            process.terminate()
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == expected
 
 
 def test_an_interrupt_is_130_without_a_word(capsys):

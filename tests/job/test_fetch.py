@@ -51,6 +51,19 @@ def test_the_users_own_data_are_used_and_a_wrong_folder_is_no_reason_for_others(
     assert (refused.returncode, refused.stdout) == (2, "") and "/nowhere" in refused.stderr
 
 
+def test_options_are_checked_with_the_recipe_that_make_train_adds(fetch):
+    there = ["--weights", "none", "--dataset", "garments"]
+    done = fetch("--weight-decay", "0.01", *there)
+    assert done.stdout.split() == ["--recipe", "fast", "--epochs", "3"], done.stderr
+    refused = fetch("--protocol", "original", *there)
+    assert refused.returncode == 2 and "--select best" in refused.stderr
+
+
+def test_help_is_not_taken_for_options(fetch):
+    done = fetch("--help")
+    assert (done.returncode, done.stdout) == (0, "") and "--learning-rate" in done.stderr
+
+
 def test_a_mistake_is_told_before_anything_is_fetched(fetch, tmp_path):
     done = fetch("--resolution", "16")
     assert done.returncode == 2 and done.stderr.startswith("error: option resolution")

@@ -172,6 +172,18 @@ def test_original_protocol_says_what_it_does(launch, tmp_path) -> None:
     assert re.search(r"Protocol\s+original", shown)
 
 
+def test_half_precision_trains_on_two_ranks(launch, tmp_path) -> None:
+    done = train(launch, 2, tmp_path / "run", "--precision", "float16", "--epochs", "1", "--limit-train", "48")
+    assert done.returncode == 0, done.stderr
+    assert metrics(tmp_path / "run")[0]["loss"] < 10
+
+
+def test_the_configuration_is_printed_by_one_of_two_ranks(launch) -> None:
+    done = launch(2, "-m", "job.train", "--print-config")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("learning_rate:") == 1
+
+
 def test_progressive_resizing_changes_the_resolution_between_epochs(launch, tmp_path) -> None:
     options = ["--resolution", "40", "--stages", "[[0.5,32]]"]
     assert train(launch, 0, tmp_path / "run", *options).returncode == 0

@@ -5,7 +5,7 @@ import pytest
 from job.config import resolve
 from job.errors import InputError
 from job.run.checkpoints import Position
-from job.run.folder import RunFolder
+from job.run.folder import RunFolder, environment
 
 
 def begun(path) -> RunFolder:
@@ -53,3 +53,22 @@ def test_another_run_is_refused_only_where_there_is_something_to_lose(tmp_path) 
 def test_a_folder_that_cannot_be_made_is_an_input_error() -> None:
     with pytest.raises(InputError, match="can't be used"):
         RunFolder(resolve([{"run": "/proc/x"}]), "data")
+
+
+def test_the_configuration_of_something_else_is_left_alone(tmp_path) -> None:
+    (tmp_path / "config.yaml").write_text("site: mine\n")
+    with pytest.raises(InputError, match=r"config.yaml of something else. Choose another with --run"):
+        RunFolder(resolve([{"run": tmp_path}]), "data")
+    assert (tmp_path / "config.yaml").read_text() == "site: mine\n"
+
+
+def test_a_run_whose_configuration_is_gone_is_not_taken_for_this_one(tmp_path) -> None:
+    path = begun(tmp_path / "run").path
+    (path / "config.yaml").unlink()
+    with pytest.raises(InputError, match=r"lacks the config.yaml of its run"):
+        RunFolder(resolve([{"run": path}]), "data")
+
+
+def test_a_machine_without_git_has_no_commit_to_note(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment(ranks=1, threads=1, kernels="")["commit"] is None
