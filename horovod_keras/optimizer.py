@@ -5,6 +5,7 @@ and weight decay: ``_clip_gradients``. Averaging there means that accumulated st
 clipping sees the gradient of the global batch.
 """
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
@@ -115,8 +116,9 @@ class Exchange:
 
 def _time_after(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     """The time, in seconds, when all of them are there."""
+    # Python's clock: TensorFlow refuses its own where determinism is asked for.
     with tf.control_dependencies(tensors):
-        return tf.timestamp()
+        return tf.numpy_function(time.perf_counter, [], tf.float64)
 
 
 def distribute(

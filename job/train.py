@@ -4,8 +4,7 @@
     horovodrun -np 4 python -m job.train --recipe fast                # four ranks on this machine
     python -m job.train --dataset garments --weights none --epochs 3  # nothing to download
 
-Repeat a command after an interruption and the run goes on. It leaves one folder (`--run`): configuration, environment,
-metrics, checkpoints, `model.keras`, `result.json` and `report.html`.
+Repeat a command and an interrupted run goes on. What it leaves in one folder (`--run`) is in README.md.
 """
 
 from __future__ import annotations
@@ -133,6 +132,7 @@ def run(
                     initial_epoch=part.epoch,
                     epochs=part.end,
                     callbacks=callbacks,
+                    shuffle=False,
                     verbose=0,
                 )
     except PreemptedError as reason:

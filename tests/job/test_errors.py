@@ -34,9 +34,11 @@ def test_an_input_error_is_one_line_and_two(capsys):
 
 
 QUIET = """
+import sys
 from job import errors
 def main():
-    print("begun", flush=True)
+    print("unheard")
+    print("begun", file=sys.__stdout__, flush=True)
     raise errors.InputError("a")
 errors.OTHERS_TURN = {seconds}
 errors.run_main(main, quiet=True)
