@@ -16,7 +16,7 @@ ENOUGH = 1100
 
 def start(pods: Pods, command: list[str], *options: str) -> None:
     pods.start_all(command, *options)
-    until("both ranks run", lambda: len(pods.ranks()) == 2, 8)
+    until("both ranks run", lambda: len(pods.ranks()) == 2, 30)
 
 
 class Dripping:
@@ -65,7 +65,7 @@ def test_connections_without_number_or_end_do_not_break_the_world(pods: Pods, se
 def test_a_connection_that_never_ends_does_not_keep_a_launcher_from_ending(pods: Pods) -> None:
     start(pods, script("sleep 1"))
     with Dripping(pods.port, 3), Dripping(pods.port + 1, 3):
-        assert pods.codes(8) == [0, 0]
+        assert pods.codes(30) == [0, 0]
 
 
 def test_a_wrong_secret_is_refused_and_never_shown(pods: Pods) -> None:
@@ -78,7 +78,7 @@ def test_a_wrong_secret_is_refused_and_never_shown(pods: Pods) -> None:
 
 def test_the_secret_is_in_no_command_line_log_or_rank(pods: Pods) -> None:
     pods.start_all(script("env; exec sleep 1000"))
-    until("both ranks show their environment", lambda: all("RANK" in pods.log(pod) for pod in range(2)), 8)
+    until("both ranks show their environment", lambda: all("RANK" in pods.log(pod) for pod in range(2)), 30)
     shown = [" ".join(process.cmdline()) for process in pods.running()]
     for process in pods.ranks():
         shown += process.environ().values()
