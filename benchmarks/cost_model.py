@@ -103,16 +103,16 @@ def check(record: dict[str, Any]) -> tuple[Network, float, list[Point]]:
     start, link = fit(record["messages"])
     network = Network(link=link, start=start)
     best = {(row["ranks"], row["batch"], row["exchange"]): row["best_ms"] / 1e3 for row in record["steps"]}
-    points = sorted((ranks, batch) for ranks, batch, exchanged in best if ranks > 1 and exchanged)
+    points = sorted((ranks, batch) for ranks, batch, exchanged in best if ranks > 1 and exchanged == "messages")
 
     def exchanged(ranks: int) -> float:
         return exchange(ranks, record["gradients"]["bytes"], record["gradients"]["messages"], network)
 
     first, batch = points[0]
-    seen = best[first, batch, True] - best[first, batch, False]
+    seen = best[first, batch, "messages"] - best[first, batch, "none"]
     overlap = min(max(1 - seen / exchanged(first), 0.0), 1.0)
     modelled = [
-        Point(ranks, batch, best[ranks, batch, True], step(best[ranks, batch, False], exchanged(ranks), overlap))
+        Point(ranks, batch, best[ranks, batch, "messages"], step(best[ranks, batch, "none"], exchanged(ranks), overlap))
         for ranks, batch in points
     ]
     return network, overlap, modelled

@@ -25,6 +25,9 @@ from benchmarks.scaling_picture import draw
 from benchmarks.step import processor
 
 BATCH = 64
+EXCHANGES = {"step": "as it is", "step by messages": "messages", "step alone": "none"}
+"""What a rank is asked for, and how the record calls its exchange: as the job has it (on one host, shared memory), by
+Horovod's messages, or none."""
 SIZES = [1 << power for power in range(10, 27, 2)]
 TUNING = [(0, 1.0), (0, 0.5), (0, 5.0), (64, 1.0), (64, 5.0)]
 """Fusion threshold in MiB and cycle time in ms; the first are the job's own."""
@@ -34,15 +37,15 @@ def measure(turns: int, steps: int, counts: Sequence[int], sizes: Sequence[int])
     """Steps and messages of groups of so many ranks, and of one process without Horovod."""
     with contextlib.ExitStack() as stack:
         groups = {ranks: stack.enter_context(Group(ranks)) for ranks in (0, *counts)}
-        # Equal global batch, then equal local batch; both with and without exchange where there is any.
+        # Equal global batch, then equal local batch; each with the job's exchange, one by messages, and none.
         wanted = dict.fromkeys(
             (ranks, batch, what)
             for ranks in groups
             for batch in (BATCH // max(ranks, 1), BATCH)
-            for what in (("step", "step alone") if ranks > 1 else ("step",))
+            for what in (EXCHANGES if ranks > 1 else ("step",))
         )
         rows = [
-            {"ranks": ranks, "threads": groups[ranks].facts["threads"], "batch": batch, "exchange": what == "step"}
+            {"ranks": ranks, "threads": groups[ranks].facts["threads"], "batch": batch, "exchange": EXCHANGES[what]}
             for ranks, batch, what in wanted
         ]
         found: list[list[dict[str, float]]] = [[] for _ in wanted]
@@ -110,7 +113,7 @@ def _times(seconds: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def step_of(record: dict[str, Any], ranks: int, batch: int, *, exchange: bool = True) -> dict[str, Any]:
+def step_of(record: dict[str, Any], ranks: int, batch: int, *, exchange: str = "as it is") -> dict[str, Any]:
     """The row of a record for so many ranks (0: without a launcher) with so many images each."""
     key = {"ranks": ranks, "batch": batch, "exchange": exchange}
     return next(row for row in record["steps"] if key.items() <= row.items())
@@ -133,7 +136,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     record = measure(options.turns, options.steps, counts, sizes)
     one, two = (step_of(record, ranks, BATCH // max(ranks, 1)) for ranks in (0, 2))
+    local = step_of(record, 2, BATCH)
     record |= {
+        "two_ranks_to_one_process_at_equal_local_batch": round(
+            local["images_per_second"] / one["images_per_second"], 3
+        ),
         "two_ranks_to_one_process": round(two["images_per_second"] / one["images_per_second"], 3),
         "two_ranks_to_one_process_median": round(two["images_per_second_median"] / one["images_per_second_median"], 3),
         "tuning": tune(options.turns, options.steps, points),
@@ -156,7 +163,7 @@ def _show(record: dict[str, Any]) -> None:
         who = f"{row['ranks']} ranks" if row["ranks"] else "one process"
         print(
             f"  {who:11} × {row['threads']} threads, {row['batch']:2} images each"
-            f"{'' if row['exchange'] else ', without exchange'}: best {row['best_ms']:7.1f} ms, "
+            f", exchange {row['exchange']}: best {row['best_ms']:7.1f} ms, "
             f"median {row['median_ms']:7.1f}, {row['images_per_second']:7.0f} images/s, "
             f"waited {100 * row['share_waited']:.0f} %"
         )

@@ -12,7 +12,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, (speed, messages) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    rows = [row for row in record["steps"] if row["ranks"] and row["exchange"]]
+    rows = [row for row in record["steps"] if row["ranks"] and row["exchange"] == "as it is"]
     whole = max(row["batch"] for row in rows)
     cases = {
         f"{whole} images over all ranks": [row for row in rows if row["batch"] * row["ranks"] == whole],

@@ -36,8 +36,9 @@ CONFIG = resolve([{"recipe": "fast", "weights": "none", "stages": (), "resolutio
 class Steps:
     """The job's training step on a fixed batch; without exchange each rank is on its own."""
 
-    def __init__(self, ranks: Collectives) -> None:
+    def __init__(self, ranks: Collectives, *, share: bool = True) -> None:
         self._model = training.build(CONFIG, ranks, 1_000_000)
+        self._model.optimizer.exchange.share = share
         self._size = ranks.size
         self._step = tf.function(self._model.train_step, jit_compile=False)
 
@@ -77,9 +78,10 @@ def message(ranks: Collectives, size: int, repeats: int) -> dict[str, float]:
 def main() -> None:
     """Join the others, then take turns until the socket is closed."""
     ranks = world.join(CONFIG)
-    together, alone = Steps(ranks), Steps(SingleProcess())
+    together, by_messages, alone = Steps(ranks), Steps(ranks, share=False), Steps(SingleProcess())
     turns: dict[str, Callable[..., dict[str, float]]] = {
         "step": together.turn,
+        "step by messages": by_messages.turn,
         "step alone": alone.turn,
         "message": lambda size, repeats: message(ranks, size, repeats),
         "memory": lambda: {"mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024},

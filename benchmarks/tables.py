@@ -120,16 +120,18 @@ def ranks(record: dict[str, Any]) -> str:
     lines.append("| --- | --- | --- | --- | --- | --- |")
     for row in record["steps"]:
         name = f"{row['ranks']} rank(s), {row['threads']} thread(s) each" if row["ranks"] else "one process, 2 threads"
-        name += "" if row["exchange"] else ", without exchange"
+        name += {"as it is": "", "messages": ", by messages", "none": ", without exchange"}[row["exchange"]]
         lines.append(
             f"| {name} | {row['batch']} | {row['best_ms']:.1f} | {row['median_ms']:.1f} | "
             f"{row['images_per_second']:,.0f} | {100 * row['share_waited']:.0f} % |"
         )
     peaks = ", ".join(f"{record['peak_memory_mib'][str(count)]} MiB ({count})" for count in (1, 2, 4))
     share = 100 * record["two_ranks_to_one_process"]
+    local = 100 * record["two_ranks_to_one_process_at_equal_local_batch"]
     lines += [
         "",
-        f"Two ranks reach {share:.0f} % of one process with two threads.",
+        f"Two ranks reach {share:.0f} % of one process with two threads at equal global batch (64),",
+        f"{local:.0f} % at equal local batch (64 each).",
         f"Peak memory of a rank, by number of ranks: {peaks}.",
     ]
     return "\n".join(lines)

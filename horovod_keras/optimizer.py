@@ -31,6 +31,7 @@ class Exchange:
         total: variable [], the sum of the latest averaged gradients: the same on all ranks, and not finite where any of
             them isn't.
         common: variables of that dtype that become their mean over ranks at each update, for example moving statistics.
+        share: whether gradients may go through shared memory where all ranks are on one host; set before any step.
         waited: variable, float64, seconds so far between this rank's last gradient and the last mean over ranks: the
             part of the exchange that the backward pass does not hide, waiting for slower ranks included.
     """
@@ -45,6 +46,7 @@ class Exchange:
         self.agreed = tf.Variable(nothing, trainable=False, name="agreed")
         self.total = tf.Variable(nothing[0], trainable=False, name="total")
         self.common: list[tf.Variable] = []
+        self.share = True
         self.waited = tf.Variable(0.0, trainable=False, dtype=tf.float64, name="waited")
         self._memory: SharedMemory | None = None
         self._memory_of: int | None = None
@@ -87,7 +89,8 @@ class Exchange:
         if self._memory_of != self.ranks.world:
             self._memory_of = self.ranks.world
             with tf.init_scope():
-                self._memory = shared_memory(self.ranks, dense) if self.compression == "none" else None
+                share = self.share and self.compression == "none"
+                self._memory = shared_memory(self.ranks, dense) if share else None
         return self._memory is not None
 
     def _through_memory(self, dense: Sequence[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor], tf.Tensor]:
