@@ -54,7 +54,8 @@ class RunFolder:
             self._lock = filelock.FileLock(self.path / ".lock", timeout=PATIENCE)
             self._lock.acquire()
             known = self.path / "config.yaml"
-            if known.exists() or self._has_begun():
+            # Checkpoints alone are what a search carries over from one trial to another with other options.
+            if known.exists() or (self.path / "result.json").exists():
                 self._refuse_another_run(identity, _read(known, yaml.safe_load) if known.exists() else None)
             self.checkpoints = Checkpoints(self.path / "checkpoints")
             write_atomically(known, yaml.safe_dump(plain(config) | {DIGEST: source}, sort_keys=False).encode())

@@ -63,7 +63,7 @@ def test_connections_without_number_or_end_do_not_break_the_world(pods: Pods, se
 
 
 def test_a_connection_that_never_ends_does_not_keep_a_launcher_from_ending(pods: Pods) -> None:
-    start(pods, script("sleep 1"))
+    start(pods, script("sleep 6"))
     with Dripping(pods.port, 3), Dripping(pods.port + 1, 3):
         assert pods.codes(30) == [0, 0]
 

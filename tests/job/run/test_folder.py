@@ -29,6 +29,7 @@ def test_a_line_of_metrics_that_was_cut_is_dropped(tmp_path) -> None:
 def test_a_damaged_file_is_named_in_one_line(tmp_path, name) -> None:
     folder = begun(tmp_path / "run")
     path = folder.path
+    del folder  # and its lock
     (path / name).write_text('{"status": [')
     with pytest.raises(InputError, match=name) as raised:
         if name == "result.json":
@@ -62,8 +63,11 @@ def test_the_configuration_of_something_else_is_left_alone(tmp_path) -> None:
     assert (tmp_path / "config.yaml").read_text() == "site: mine\n"
 
 
-def test_a_run_whose_configuration_is_gone_is_not_taken_for_this_one(tmp_path) -> None:
-    path = begun(tmp_path / "run").path
+def test_a_finished_run_whose_configuration_is_gone_is_not_taken_for_this_one(tmp_path) -> None:
+    folder = begun(tmp_path / "run")
+    folder.write_json("result.json", {"status": "done"})
+    path = folder.path
+    del folder  # and its lock
     (path / "config.yaml").unlink()
     with pytest.raises(InputError, match=r"lacks the config.yaml of its run"):
         RunFolder(resolve([{"run": path}]), "data")
