@@ -29,7 +29,6 @@ def test_a_line_of_metrics_that_was_cut_is_dropped(tmp_path) -> None:
 def test_a_damaged_file_is_named_in_one_line(tmp_path, name) -> None:
     folder = begun(tmp_path / "run")
     path = folder.path
-    del folder  # and its lock
     (path / name).write_text('{"status": [')
     with pytest.raises(InputError, match=name) as raised:
         if name == "result.json":
