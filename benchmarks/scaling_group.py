@@ -1,5 +1,6 @@
 """Ranks under the real horovodrun that take turns with other groups of ranks, and stand still in between."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,6 +16,8 @@ from typing import Any, Self
 ROOT = Path(__file__).parents[1]
 START = 180.0
 """Seconds in which all ranks of a group must be ready."""
+TURN = 300.0
+"""Seconds in which all ranks of a group must have answered."""
 
 # A group that stands still looks stalled, and its next message late.
 PATIENT = {"HOROVOD_STALL_CHECK_DISABLE": "1", "HOROVOD_GLOO_TIMEOUT_SECONDS": "3600"}
@@ -77,7 +80,7 @@ class Group:
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
-            self._process.terminate()
+            self._process.kill()
             self._process.wait()
         self._log.close()
         shutil.rmtree(self._folder)
@@ -96,7 +99,7 @@ class Group:
                 if self._process.poll() is not None:
                     break
             else:
-                connection.settimeout(None)
+                connection.settimeout(TURN)
                 return connection
         raise RuntimeError(f"the ranks did not start. {self._end_of_log()}")
 
@@ -106,7 +109,8 @@ class Group:
 
     def _signal(self, number: signal.Signals) -> None:
         for pid in self._pids:
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has ended; who reads from it is told
+                os.kill(pid, number)
 
 
 def _horovodrun() -> str:

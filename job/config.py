@@ -122,6 +122,11 @@ def plain(config: Recipe) -> dict[str, Any]:
     }
 
 
+def as_yaml(config: Config) -> str:
+    """The configuration as a file that `--config` takes."""
+    return yaml.safe_dump(plain(config), sort_keys=False)
+
+
 def resolve(overrides: Sequence[Mapping[str, Any]]) -> Config:
     """A configuration from layers of options, the later ones winning, over the recipe that they name.
 

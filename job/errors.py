@@ -1,8 +1,6 @@
 """The one exception that means "you, the user, can mend this", and the one way in which commands end."""
 
-import contextlib
 import errno
-import io
 import signal
 import sys
 import time
@@ -47,13 +45,11 @@ def run_main(main: Callable[[], int], *, quiet: bool = False) -> NoReturn:
     An `InputError` becomes one line on stderr and exit code 2, a `RunError` one line and 1; a full disk one line and 1;
     a refused permission or an impossible path one line and 2; Ctrl-C ends with 130. Every other exception keeps its
     traceback (exit code 1).
-    A `quiet` process prints nothing on stdout, and leaves the line to another: of several ranks that find the same
-    error, one tells it. It waits to be ended with that one, since launchers end all ranks with the first, and tells
-    after all if nobody ends it.
+    A `quiet` process leaves the line to another: of several ranks that find the same error, one tells it. It waits to
+    be ended with that one, since launchers end all ranks with the first, and tells after all if nobody ends it.
     """
     try:
-        with contextlib.redirect_stdout(io.StringIO() if quiet else sys.stdout):
-            code = main()
+        code = main()
     except InputError as error:
         code = _complain(str(error), 2, quiet)
     except RunError as error:

@@ -1,8 +1,13 @@
-"""TensorFlow without the lines that it prints before its log level counts."""
+"""Less noise: TensorFlow's notices at its import, and what all ranks would print alike."""
 
+import contextlib
+import io
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+
+from horovod_keras.environment import launched_rank
 
 # Said at every start, by every rank, and by no setting to be left out (TensorFlow 2.21).
 NOTICES = (
@@ -28,3 +33,10 @@ def import_tensorflow() -> None:
             for line in caught:
                 if not any(notice in line for notice in NOTICES):
                     os.write(2, line)
+
+
+@contextlib.contextmanager
+def one_voice() -> Iterator[None]:
+    """Of several ranks, which print the same here, let one be heard. Not for longer: elastic ranks change numbers."""
+    with contextlib.redirect_stdout(sys.stdout if launched_rank() in (None, 0) else io.StringIO()):
+        yield

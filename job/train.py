@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from horovod_keras.environment import launched_rank
 from job import quiet
-from job.config import Config, parse, plain
+from job.config import Config, as_yaml, parse
 from job.errors import run_main
 
 if TYPE_CHECKING:
@@ -30,12 +30,11 @@ OnEpoch = Callable[[dict[str, Any]], None] | None
 
 
 def main() -> int:
-    config = parse(sys.argv[1:])
-    if config.print_config:
-        import yaml
-
-        print(yaml.safe_dump(plain(config), sort_keys=False), end="")
-        return 0
+    with quiet.one_voice():
+        config = parse(sys.argv[1:])
+        if config.print_config:
+            print(as_yaml(config), end="")
+            return 0
     quiet.import_tensorflow()
     from job.run import world
 
