@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 
+from horovod_keras import warden
 from horovod_keras.environment import is_elastic, launched_rank, set_defaults
 from horovod_keras.watchdog import Watchdog
 
@@ -94,6 +95,9 @@ class Horovod:
 
         self._hvd = hvd
         self.world = 0
+        self.rank = launched_rank() or 0
+        if is_elastic():  # the others give a rank up after the same time
+            warden.start(float(os.environ["HOROVOD_GLOO_TIMEOUT_SECONDS"]), lambda: self.rank)
         self._meet()
 
     def _meet(self) -> None:
@@ -101,7 +105,7 @@ class Horovod:
         limit = float(os.environ["HOROVOD_GLOO_TIMEOUT_SECONDS"]) - 1
         with Watchdog(launched_rank() or 0, "the other ranks", MEETING_TIMEOUT if is_elastic() else limit):
             self._hvd.init()
-        self.rank: int = self._hvd.rank()
+        self.rank = self._hvd.rank()
         self.size: int = self._hvd.size()
         self.local_rank: int = self._hvd.local_rank()
         self.local_size: int = self._hvd.local_size()

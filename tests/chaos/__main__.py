@@ -6,6 +6,7 @@
 
 Each run of the job is struck by up to four faults, one after another, always going on with the same command; then it
 is left alone, must finish with exit code 0, and its weights must be, bit for bit, those of a run that nothing struck.
+With `--json` a suite that was stopped goes on when its command is repeated.
 Root is needed for the faults that mount a disk or cut a network; without, they are left out.
 """
 
@@ -142,15 +143,22 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="which")
     parser.add_argument("--only", default="", help="kinds of fault that begin so")
     parser.add_argument("--write", type=Path, help="a Markdown file with marks to put the table between")
-    parser.add_argument("--json", type=Path, help="a file for every outcome in full")
+    parser.add_argument(
+        "--json", type=Path, help="a file for every outcome in full; faults that it holds are not made again"
+    )
     options = parser.parse_args()
     # So that nothing is left when the suite is cut short.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
     outcomes: list[Outcome] = []
+    earlier = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
+    known = {outcome.fault: outcome for outcome in map(Outcome.of, earlier)}
     with tempfile.TemporaryDirectory() as folder, Site(Path(folder)) as site:
         faults = [fault for fault in draw(options.faults, options.seed, site) if fault.kind.startswith(options.only)]
         suite = Suite(site)
         for chain in chains(faults):
+            if known.keys() >= set(chain):
+                outcomes += [known[fault] for fault in chain]
+                continue
             outcomes += suite.run(chain)
             if any(outcome.wrong for outcome in outcomes[-len(chain) :]):
                 shutil.copy(site.log, Path(tempfile.gettempdir()) / f"chaos-{len(outcomes)}.log")

@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -57,7 +57,12 @@ class Outcome:
 
     def record(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self) | {"fault": asdict(self.fault) | {"name": str(self.fault)}}
+        return asdict(self)
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> Self:
+        """The outcome that `record` gave."""
+        return cls(**record | {"fault": Fault(**record["fault"])})
 
 
 class MissedError(Exception):

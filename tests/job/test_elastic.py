@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 class Elastic:
     """The job under an elastic launcher, on hosts that are all this machine by different names."""
 
-    def __init__(self, folder: Path, hosts: str, epochs: int) -> None:
+    def __init__(self, folder: Path, hosts: str, epochs: int, limits: dict[str, str]) -> None:
         self.folder, self.run = folder, folder / "run"
         self.hosts(hosts)
         script = folder / "hosts.sh"
@@ -38,7 +38,7 @@ class Elastic:
         self.process = subprocess.Popen(
             [*launcher, *command],
             cwd=folder,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+            env=os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"} | limits,
             stdout=self.log,
             stderr=subprocess.STDOUT,
         )
@@ -80,11 +80,11 @@ class Elastic:
 
 
 @pytest.fixture
-def elastic(tmp_path: Path) -> Iterator[Callable[[str, int], Elastic]]:
+def elastic(tmp_path: Path) -> Iterator[Callable[..., Elastic]]:
     started: list[Elastic] = []
 
-    def start(hosts: str, epochs: int) -> Elastic:
-        started.append(Elastic(tmp_path, hosts, epochs))
+    def start(hosts: str, epochs: int, **limits: str) -> Elastic:
+        started.append(Elastic(tmp_path, hosts, epochs, limits))
         return started[-1]
 
     yield start
@@ -126,4 +126,18 @@ def test_a_run_goes_on_without_its_rank_0(elastic) -> None:
     job.ranks(1)
     assert time.monotonic() - start < 60
     assert job.end() == 0, job.output()
+    assert json.loads((job.run / "result.json").read_text())["ranks"] == 1
+
+
+def test_a_run_goes_on_without_a_worker_that_stands_still(elastic) -> None:
+    job = elastic("localhost:1\n127.0.0.1:1\n", 6, HOROVOD_GLOO_TIMEOUT_SECONDS="15")
+    job.wait("both slots train and save", lambda: "on 2 rank(s)" in job.output() and job.steps() > 2)
+    still = next(p for p in job.ranks(2) if p.environ()["HOROVOD_HOSTNAME"] == "127.0.0.1")
+    rank = still.environ()["HOROVOD_RANK"]
+    still.suspend()
+    start = time.monotonic()
+    job.ranks(1)
+    assert time.monotonic() - start < 60
+    assert job.end() == 0, job.output()
+    assert f"error: rank {rank} on" in job.output() and "stood still for 15 s: killed" in job.output()
     assert json.loads((job.run / "result.json").read_text())["ranks"] == 1
