@@ -51,9 +51,10 @@ $(STAMPS)/test: requirements/test.txt $(STAMPS)/run
 	@touch $@
 
 lock:
-	cd requirements && for set in test runtime build export; do \
+	cd requirements && for set in test runtime build export sbom cuda gpu; do \
+	  case $$set in test) more= ;; gpu) more="--override not-gpu.txt --constraint runtime.txt" ;; *) more="--constraint test.txt" ;; esac; \
 	  uv pip compile $$set.in --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
-	    $$([ $$set = test ] || echo --constraint test.txt) -o $$set.txt --quiet; done
+	    $$more -o $$set.txt --quiet || exit 1; done
 
 clean:
 	rm -rf $(VENV)

@@ -114,15 +114,18 @@ def _installed(distribution: str) -> bool:
 
 
 def fetch_source(folder: Path) -> Path:
-    """Download the source archive with pip, check its SHA-256 and unpack it; return the source tree's folder."""
+    """Download the source archive with pip, which checks its SHA-256 before it runs anything, and unpack it.
+
+    Returns the source tree's folder.
+    """
+    pinned = folder / "horovod.txt"
+    pinned.write_text(f"horovod=={VERSION} --hash=sha256:{SOURCE_SHA256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
     run(
-        [*command, "--no-build-isolation", "--dest", str(folder), f"horovod=={VERSION}"], "download of Horovod's source"
+        [*command, "--no-build-isolation", "--dest", str(folder), "--require-hashes", "-r", str(pinned)],
+        "download of Horovod's source",
     )
     archive = folder / f"horovod-{VERSION}.tar.gz"
-    received = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if received != SOURCE_SHA256:
-        raise BuildError(f"{archive.name} is not the known archive: SHA-256 {received}, expected {SOURCE_SHA256}.")
     # Without a filter, which Python 3.11.2 lacks: these are the known archive's bytes.
     with tarfile.open(archive) as tar:
         tar.extractall(folder)

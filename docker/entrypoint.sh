@@ -42,9 +42,14 @@ option() {
 }
 
 check_runs() {
-    case ${1:-/runs} in /runs | /runs/*) ;; *) return 0 ;; esac
+    case ${1:-/runs} in /runs | /runs/* | runs | runs/*) ;; *) return 0 ;; esac
     [ -w /runs ] || refuse "/runs can't be written to: received uid $(id -u) with groups $(id -G), and a folder of uid" \
         "$(stat -c '%u, group %g, mode %a' /runs). Give it to uid 1000 or to group 0 with write permission, or start with --user."
+}
+
+# Gradients of the ranks of a container go through /dev/shm, 26 MiB a rank, or more slowly where there is no room.
+check_ranks_memory() {
+    [ "$1" -le 1 ] || check_shared_memory $(($1 * 26)) "$1 ranks in one container"
 }
 
 check_shared_memory() {
@@ -61,7 +66,8 @@ holding_data() {
 
 # Data that was mounted is used where it belongs, and missed where it doesn't: the job would download it instead.
 find_data() {
-    if [ "$XDG_CACHE_HOME" = /data ] && [ ! -w /data ]; then
+    # What is already there can be read all the same.
+    if [ "$XDG_CACHE_HOME" = /data ] && [ ! -w /data ] && [ ! -d /data/fashion-job ]; then
         export XDG_CACHE_HOME=/tmp/cache
     fi
     [ -z "${FASHION_MNIST_DIR-}" ] && [ ! -d /data/fashion-job/fashion-mnist ] || return 0
@@ -90,17 +96,17 @@ train() {
         case $ranks in '' | 0* | *[!0-9]*) refuse "-np needs a number of ranks from 1: received '$ranks'." ;; esac
         shift 2
     fi
-    case " $* " in *' --help '* | *' --print-config '*) exec python -m job.train "$@" ;; esac
+    case " $* " in *' --help '* | *' -h '* | *' --print-config '*) exec python -m job.train "$@" ;; esac
     check_runs "$(option --run "$@")"
     find_data
     if wants_real_data "$@"; then refuse_stray_data; fi
     [ "$ranks" -gt 1 ] || exec python -m job.train "$@"
-    check_shared_memory 60 "several ranks on one machine"
+    check_ranks_memory "$ranks"
     exec python -m horovod_keras.launch --ranks-per-pod "$ranks" -- python -m job.train "$@"
 }
 
 sweep() {
-    case " $* " in *' --help '*) exec python -m tune.sweep "$@" ;; esac
+    case " $* " in *' --help '* | *' -h '*) exec python -m tune.sweep "$@" ;; esac
     check_runs "$(option --out "$@")"
     find_data
     if wants_real_data "$@"; then refuse_stray_data; fi
@@ -114,6 +120,7 @@ sshd() {
     [ -r "$keys/authorized_keys" ] ||
         refuse "sshd lets nobody in without $keys/authorized_keys. Mount a folder with that file there, or name it in SSH_AUTH."
     id -un >/dev/null 2>&1 || refuse "sshd needs a user with a name: received uid $(id -u). Start with --user 1000:0."
+    find_data
     folder=$(mktemp -d)
     ssh-keygen -q -t ed25519 -N '' -f "$folder/host_key"
     # A session has none of the container's variables but these.
@@ -131,7 +138,6 @@ X11Forwarding no
 AllowTcpForwarding no
 SetEnv $(env | grep -E "^($names)=" | sed 's/\(.*\)/"\1"/' | tr '\n' ' ')
 TEXT
-    check_shared_memory 60 "several ranks on one machine"
     exec /usr/sbin/sshd -D -e -f "$folder/config"
 }
 
@@ -145,7 +151,8 @@ sshd) sshd ;;
 launch)
     check_runs
     find_data
-    check_shared_memory 60 "several ranks on one machine"
+    ranks=$(option --ranks-per-pod "$@")
+    case ${ranks:=${HOROVOD_LAUNCH_RANKS_PER_POD:-1}} in *[!0-9]*) ;; *) check_ranks_memory "$ranks" ;; esac
     exec python -m horovod_keras.launch "$@"
     ;;
 doctor)
@@ -156,6 +163,10 @@ evaluate | predict | export | fetch)
     find_data
     exec python -m "job.$command" "$@"
     ;;
-python | mpirun | ray | bash | sh) exec "$command" "$@" ;;
+python | mpirun | ray)
+    find_data
+    exec "$command" "$@"
+    ;;
+bash | sh) exec "$command" "$@" ;;
 *) refuse "unknown command: received '$command'. Run the image without a command to see what there is." ;;
 esac

@@ -50,6 +50,8 @@ def remove(site: Path, patterns: list[str]) -> int:
     """Delete what the patterns match and return its bytes."""
     saved = 0
     for path in [path for pattern in patterns for path in site.glob(pattern)]:
+        if ".dist-info/" in str(path):  # licences, in folders of any name
+            continue
         saved += size(path)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

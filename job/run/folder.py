@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import math
+import os
 import platform
 import shlex
 import shutil
@@ -167,7 +168,9 @@ def environment(ranks: int, threads: int, kernels: str) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of this code, if it is a clone and git is there to tell."""
+    """The commit of this code: an image tells it, else git does if this is a clone."""
+    if revision := os.environ.get("FASHION_REVISION"):
+        return revision
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     if shutil.which(command[0]) is None:
         return None

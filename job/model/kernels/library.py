@@ -28,21 +28,31 @@ def variants() -> dict[str, list[str]]:
     return {"plain": VARIANT_FLAGS["plain"]}
 
 
-def cache_folder() -> Path:
-    """Where libraries for these sources, this TensorFlow, this Python and this kind of processor are kept."""
+SHIPPED = SOURCES / "built"
+"""Where an image has its libraries, in folders as the cache's."""
+
+
+def _name() -> str:
+    """Of the folder for these sources, this TensorFlow, this Python and this kind of processor."""
     digest = hashlib.sha256()
     for path in sorted([*SOURCES.glob("inner/*"), *SOURCES.glob("ops/*")]):
         digest.update(f"{path.relative_to(SOURCES)}\0".encode() + path.read_bytes())
     flags = repr((INNER_FLAGS, variants(), OPERATION_FLAGS))
     python = ".".join(map(str, sys.version_info[:2]))
     digest.update(repr((_tensorflow_version(), python, platform.machine(), flags)).encode())
+    return digest.hexdigest()[:16]
+
+
+def cache_folder() -> Path:
+    """Where a library that is compiled here is kept."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "fashion-job" / "kernels" / digest.hexdigest()[:16]
+    return root / "fashion-job" / "kernels" / _name()
 
 
 def built() -> Path | None:
     """The newest library for these sources, if there is one: no compiler is needed to find it."""
-    libraries = sorted(cache_folder().glob("*.so"), key=lambda path: path.stat().st_mtime)
+    folders = [SHIPPED / _name(), cache_folder()]
+    libraries = sorted((p for f in folders for p in f.glob("*.so")), key=lambda path: path.stat().st_mtime)
     return libraries[-1] if libraries else None
 
 

@@ -17,8 +17,9 @@ from job.model.kernels.build import build
 
 @pytest.fixture(scope="session")
 def compiled() -> None:
-    """The C++ kernels, compiled unless the cache has them."""
-    build()
+    """The C++ kernels, compiled unless the cache or the image has them."""
+    if library.built() is None:
+        build()
 
 
 @pytest.fixture(params=["kernels", "tensorflow"])

@@ -1,6 +1,7 @@
 """The compiler, the cache, and what is said about them."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,15 @@ def _run(**environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "job.model.kernels.build"]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | environment
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="this needs a compiler, which images have not")
+
+
+@pytest.fixture(autouse=True)
+def nothing_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a clone, not as in an image."""
+    monkeypatch.setattr(library, "SHIPPED", tmp_path / "shipped")
 
 
 def test_what_is_compiled_is_not_compiled_again(compiled: None) -> None:
@@ -45,6 +55,15 @@ def test_without_a_library_tensorflow_is_used_and_the_command_is_named(
 
 def test_a_library_is_found_without_a_compiler(compiled: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
+    assert kernels.load() is not None
+
+
+def test_a_library_that_came_along_is_found(compiled: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = library.built()
+    assert found is not None
+    shutil.copytree(found.parent, tmp_path / "shipped" / found.parent.name)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert library.built() == tmp_path / "shipped" / found.parent.name / found.name
     assert kernels.load() is not None
 
 
