@@ -47,7 +47,12 @@ def watch(limit: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # these are for the rank, which saves first
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     rank = "?"
-    while select.select([sys.stdin], [], [], limit)[0]:
+
+    def heard(seconds: float) -> bool:
+        return bool(select.select([sys.stdin], [], [], seconds)[0])
+
+    # Whoever stopped both of them has spent the limit: a process that goes on has a moment to say so.
+    while heard(limit) or heard(3 * BEAT):
         beats = os.read(sys.stdin.fileno(), 4096)
         if not beats:
             return

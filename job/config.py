@@ -20,7 +20,9 @@ from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
+from job import reading
 from job.errors import InputError
+from job.reading import shortened
 from job.recipes import CHECKED, RECIPES, Recipe
 
 
@@ -160,7 +162,7 @@ def refused(error: ValidationError, program: str) -> InputError:
     if first["type"] == "unexpected_keyword_argument":
         return InputError(f"unknown option {option}. `{program} --help` lists the options.")
     hint = f"{first['msg'][0].lower()}{first['msg'][1:]}"
-    return InputError(f"option {option}: {hint}; received {first['input']!r}.")
+    return InputError(f"option {option}: {hint}; received {shortened(first['input'])}.")
 
 
 def parse(argv: Sequence[str], program: str = "python -m job.train") -> Config:
@@ -220,10 +222,9 @@ def read_flags(
 def read_yaml(path: Path) -> dict[str, Any]:
     """The `option: value` lines of a YAML file. Raises InputError when it can't be read or isn't a mapping."""
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"configuration file {path} can't be read: {reason}.") from None
+        values = reading.yaml_file(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"configuration file {path} can't be read: {error}.") from None
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise InputError(f"configuration file {path} must hold `option: value` lines: received {values!r:.80}.")
+        raise InputError(f"configuration file {path} must hold `option: value` lines: received {shortened(values)}.")
     return {name.replace("-", "_"): value for name, value in values.items()}

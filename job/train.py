@@ -9,6 +9,7 @@ Repeat a command and an interrupted run goes on. What it leaves in one folder (`
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from threading import Event
@@ -35,14 +36,22 @@ def main() -> int:
         if config.print_config:
             print(as_yaml(config), end="")
             return 0
+    stop = stop_when_told()
     quiet.import_tensorflow()
     from job.run import world
 
-    stop = world.stop_when_told()
     ranks = world.join(config)
     result = train(config, ranks, stop=stop, whole_process=True)
     ranks.leave()
     return PREEMPTED if result["status"] == "preempted" else 0
+
+
+def stop_when_told() -> Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
 
 
 def train(
@@ -74,13 +83,18 @@ def train(
         LostRankError: another rank has ended, and the launcher is not elastic.
     """
     from job.run import world
+    from job.run.callbacks import PreemptedError
     from job.run.timings import Timings
 
     stop = stop or Event()
     timings = Timings(since_process_start=whole_process)
-    return world.in_each_world(
-        ranks, lambda watch, kept: run(config, ranks, watch, kept, timings, stop, on_epoch, test)
-    )
+    try:
+        return world.in_each_world(
+            ranks, lambda watch, kept: run(config, ranks, watch, kept, timings, stop, on_epoch, test)
+        )
+    except PreemptedError as reason:
+        world.say(ranks, f"{reason}; the same command goes on from there")
+        return {"status": "preempted"}
 
 
 def run(
@@ -93,15 +107,15 @@ def run(
     on_epoch: OnEpoch,
     test: bool,
 ) -> dict[str, Any]:
-    """The story of a run, under the watchdog's eye; see `train`."""
+    """The story of a run, under the watchdog's eye; see `train`. Raises PreemptedError, on all ranks, when stopped."""
     from horovod_keras.callbacks import BroadcastInitialState, MetricAverage
     from job.model import training
     from job.run import finish, start, world
-    from job.run.callbacks import Journal, Keeper, PreemptedError
+    from job.run.callbacks import Journal, Keeper
     from job.run.profile import Profile
 
     with timings.of("data"):
-        data = start.load(config, ranks)
+        data = start.load(config, ranks, stop)
         folder = start.open_folder(config, data.set.digest, ranks)
     if finished := world.broadcast(ranks, folder.result() if folder else None):
         world.say(ranks, f"this run is complete: {config.folder()} (choose another folder with --run to train again)")
@@ -113,30 +127,29 @@ def run(
         model = kept.model = kept.model or training.build(config, ranks, steps * config.epochs)
         position, metrics = start.restore(model, folder, ranks, kept)
 
-    keeper = Keeper(folder, ranks, position, metrics, config, steps, stop, watch, timings, kept)
-    callbacks: list[Any] = [BroadcastInitialState(ranks), MetricAverage(ranks), keeper]
+    journal = Journal(folder, config, len(data.splits.train), steps, on_epoch) if folder else None
+    keeper = Keeper(folder, ranks, position, metrics, config, steps, stop, watch, timings, kept, journal)
+    callbacks: list[Any] = [BroadcastInitialState(ranks), MetricAverage(ranks)]
     if folder:
         start.note_environment(folder, ranks)
-        callbacks.append(Journal(folder, config, len(data.splits.train), steps, on_epoch))
         callbacks += [Profile(folder.path / "tensorboard")] if config.profile else []
+        # Before the keeper, which saves: an epoch whose record is ahead is trained again, and one without is lost.
+        callbacks.append(journal)
+    callbacks.append(keeper)
     start.announce(config, ranks, data)
-    try:
-        for part in start.parts(config, position, steps):
-            model.at_resolution(part.resolution)
-            with timings.of("steps"):
-                model.fit(
-                    start.training_batches(config, data, ranks, part),
-                    validation_data=start.validation_batches(config, data, ranks, model, steps),
-                    steps_per_epoch=part.steps,
-                    initial_epoch=part.epoch,
-                    epochs=part.end,
-                    callbacks=callbacks,
-                    shuffle=False,
-                    verbose=0,
-                )
-    except PreemptedError as reason:
-        world.say(ranks, f"{reason}; the same command goes on from there")
-        return {"status": "preempted"}
+    for part in start.parts(config, position, steps):
+        model.at_resolution(part.resolution)
+        with timings.of("steps"):
+            model.fit(
+                start.training_batches(config, data, ranks, part),
+                validation_data=start.validation_batches(config, data, ranks, model, steps),
+                steps_per_epoch=part.steps,
+                initial_epoch=part.epoch,
+                epochs=part.end,
+                callbacks=callbacks,
+                shuffle=False,
+                verbose=0,
+            )
     if not test:
         return {"status": "trained"}
     watch.expect("the test", world.SETUP_TIMEOUT)

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
 from job.config import Config, resolve
 from job.errors import InputError
+from job.reading import parsed
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -219,7 +219,10 @@ def _parameter(name: str, text: Any, fixed: Mapping[str, Any]) -> Range | Choice
                 f"the range of {name} can't be read: received {text!r}. Write LOW..HIGH, LOW..HIGH log or "
                 "LOW..HIGH step N."
             )
-        values = yaml.safe_load(text if text.startswith("[") else f"[{text}]")
+        try:
+            values = parsed(text if text.startswith("[") else f"[{text}]")
+        except ValueError as error:
+            raise InputError(f"the values of {name} can't be read: received {text!r}: {error}.") from None
         return _choice(name, [checked(value) for value in values], text)
     low, high, log, step = match.groups()
     ends = [checked(_plain_number(end)) for end in (low, high)]

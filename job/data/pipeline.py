@@ -38,9 +38,9 @@ class Batch:
     """How many images the global batch has, in all ranks together."""
 
 
-def steps_per_epoch(count: int, global_batch: int) -> int:
-    """How many global batches of `global_batch` images or fewer an epoch of `count` images has."""
-    return -(-count // global_batch)
+def steps_per_epoch(count: int, global_batch: int, accumulate: int = 1) -> int:
+    """How many steps an epoch of `count` images has: `accumulate` for each `global_batch` of images or fewer."""
+    return accumulate * -(-count // global_batch)
 
 
 def batches(
@@ -55,12 +55,13 @@ def batches(
     size: int,
     augmentation: Augmentation,
     start_step: int = 0,
+    accumulate: int = 1,
 ) -> Iterator[Batch]:
     """The batches of one rank in one epoch, from `start_step` on.
 
-    An epoch of n images has S = ⌈n / global_batch⌉ steps, and step t takes the images from ⌊t n / S⌋ to below
-    ⌊(t + 1) n / S⌋ of the permutation: global batches differ by one image at most, and so do the ranks' shares of each.
-    Every image comes exactly once.
+    An epoch of n images has S = accumulate · ⌈n / global_batch⌉ steps, and step t takes the images from ⌊t n / S⌋ to
+    below ⌊(t + 1) n / S⌋ of the permutation: global batches differ by one image at most, and so do the ranks' shares
+    of each. Every image comes exactly once.
 
     Args:
         images: uint8 of shape [N, 28, 28].
@@ -68,17 +69,18 @@ def batches(
         indices: which of the N images the epoch has, shape [n].
         seed: of the run.
         epoch: counted from 0.
-        global_batch: images in a step, in all ranks together.
+        global_batch: images in an update, in all ranks together.
         rank: of this process, from 0 to size - 1.
         size: number of ranks.
         augmentation: what is done to each image.
         start_step: the first step to give, for a run that is resumed within an epoch.
+        accumulate: steps of an update.
 
     Raises:
         InputError: a rank would have a step without an image.
     """
     count = len(indices)
-    steps = _checked_steps(count, global_batch, size)
+    steps = _checked_steps(count, global_batch, size, accumulate)
     order = indices[permutation(count, _ORDER, seed, epoch)]
 
     def made() -> Iterator[Batch]:
@@ -103,6 +105,7 @@ def as_tf_dataset(
     augmentation: Augmentation,
     start_epoch: int = 0,
     start_step: int = 0,
+    accumulate: int = 1,
 ) -> "tf.data.Dataset":
     """A `tf.data.Dataset` of `batches` from (start_epoch, start_step) to the end of epoch `epochs` - 1.
 
@@ -114,7 +117,7 @@ def as_tf_dataset(
     """
     import tensorflow as tf
 
-    steps = _checked_steps(len(indices), global_batch, size)
+    steps = _checked_steps(len(indices), global_batch, size, accumulate)
     if not 0 <= start_step <= steps:
         raise InputError(f"the first step is outside the epoch: received {start_step}. Give 0 to {steps}.")
 
@@ -131,6 +134,7 @@ def as_tf_dataset(
                 size=size,
                 augmentation=augmentation,
                 start_step=start_step if epoch == start_epoch else 0,
+                accumulate=accumulate,
             ):
                 yield batch.images, batch.labels, batch.keys, np.int32(batch.global_count)
 
@@ -178,16 +182,16 @@ def evaluation_batches(
         yield _batch(images, labels, chosen, len(chosen), flip_seed or 0, epoch, augmentation)
 
 
-def _checked_steps(count: int, global_batch: int, size: int) -> int:
+def _checked_steps(count: int, global_batch: int, size: int, accumulate: int) -> int:
     """The number of steps of an epoch in which each rank has an image in each step."""
     if global_batch < 1:
         raise InputError(f"the global batch is too small: received {global_batch}. Give 1 image or more.")
-    steps = steps_per_epoch(count, global_batch)
+    steps = steps_per_epoch(count, global_batch, accumulate)
     if count == 0 or count // steps < size:
         smallest = count // max(steps, 1)
         raise InputError(
             f"a rank would have a step without an image: received {count:,} images in global batches of {smallest} to "
-            f"{global_batch} for {size} ranks. Give a larger --global-batch, more images, or fewer ranks."
+            f"{global_batch // accumulate} for {size} ranks. Give a larger --global-batch, more images, or fewer ranks."
         )
     return steps
 

@@ -59,6 +59,7 @@ class Keeper(keras.callbacks.Callback):
         watchdog: told of each step.
         timings: told what is no training step: tracing, evaluation, saving, waiting for the exchange.
         kept: gets what is saved, if ranks may come and go.
+        journal: of rank 0; its listener is told of an epoch when that is saved.
     """
 
     def __init__(
@@ -73,11 +74,12 @@ class Keeper(keras.callbacks.Callback):
         watchdog: Watchdog,
         timings: Timings,
         kept: KerasState,
+        journal: "Journal | None",
     ) -> None:
         super().__init__()
         self.folder, self.ranks, self.position, self.resumed_metrics = folder, ranks, position, metrics
         self.config, self.steps, self.stop, self.watchdog = config, steps, stop, watchdog
-        self.timings, self.kept = timings, kept
+        self.timings, self.kept, self.journal = timings, kept, journal
         self._open = contextlib.ExitStack()
         self._saved, self._mark = time.monotonic(), timings.start
         if position.seconds:
@@ -88,6 +90,8 @@ class Keeper(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._tracing = True
         self._open.enter_context(self.timings.of("tracing"))
+        if self.kept.saved is None:  # a rank may be lost before the first checkpoint
+            self._keep(self.resumed_metrics)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         # Rank 0 goes on with the sums of all ranks; the others start at nothing, so that the total is right.
@@ -111,6 +115,8 @@ class Keeper(keras.callbacks.Callback):
             self._open.close()
             self.timings.stepped()
             self.model.optimizer.exchange.waited.assign(0.0)
+        if (position.epoch * self.steps + position.step) % self.config.accumulate:
+            return  # between two updates ranks know nothing of each other
         self._stop_if_diverged()
         agreed = self.model.optimizer.exchange.agreed.numpy()
         if position.step == self.steps:  # the end of the epoch saves, and stops, by itself
@@ -167,6 +173,8 @@ class Keeper(keras.callbacks.Callback):
             if self.folder is not None:
                 self.folder.checkpoints.save_best(state.weights(self.model), self.position)
         self._save({})
+        if self.journal is not None:
+            self.journal.tell()
         if float(self.model.optimizer.exchange.agreed[Exchange.STOP]) > 0:
             self._preempt(f"stopped after epoch {epoch + 1}")
         if float(self.model.optimizer.exchange.agreed[Exchange.MEET]) > 0:
@@ -182,6 +190,8 @@ class Keeper(keras.callbacks.Callback):
     def _preempt(self, reason: str) -> None:
         if self.folder is not None:
             self.folder.checkpoints.wait()
+        # Nobody leaves before that: the launcher would give rank 0 some seconds, and kill it.
+        self.ranks.gather(None, "saved")
         raise PreemptedError(reason)
 
     def _limit(self, batch: int) -> float:
@@ -193,6 +203,10 @@ class Keeper(keras.callbacks.Callback):
         if self.folder is not None:
             with self.timings.of("saving"):
                 self.folder.checkpoints.save(state.everything(self.model) | dict(metrics), self.position)
+        self._keep(metrics)
+
+    def _keep(self, metrics: Arrays) -> None:
+        """Have this process remember where it stands, if another rank may be lost without the job's end."""
         if is_elastic():
             self.kept.values = {"position": self.position, "metrics": metrics}
             self.kept.save()
@@ -206,7 +220,7 @@ class Journal(keras.callbacks.Callback):
         config: of the run.
         images: training images of an epoch, over all ranks.
         steps: batches of an epoch.
-        on_epoch: called with each epoch's record when its checkpoint is on the disk.
+        on_epoch: called with each epoch's record when its checkpoint is on the disk (see `tell`).
     """
 
     def __init__(
@@ -221,6 +235,7 @@ class Journal(keras.callbacks.Callback):
         self.folder, self.epochs, self.steps, self.images = folder, config.epochs, steps, images
         self.resolutions, self.on_epoch = config.resolutions(), on_epoch
         self._bar: tqdm | None = None
+        self._record: dict[str, Any] = {}
         (folder.path / "tensorboard").mkdir(exist_ok=True)
         # tensorboardX's usual writer writes again when the process exits, and on a full disk complains again.
         self._events = EventsWriter(str(folder.path / "tensorboard/events"))
@@ -264,7 +279,7 @@ class Journal(keras.callbacks.Callback):
         self._bar.close()
         total = time.monotonic() - self._start
         training = total - self._evaluation
-        record = {
+        record = self._record = {
             "epoch": epoch + 1,
             **{name: round(float(logs[name]), 6) for name in ("loss", "accuracy", "val_loss", "val_accuracy")},
             "learning_rate": float(f"{float(self.model.optimizer.learning_rate):.6g}"),
@@ -283,6 +298,9 @@ class Journal(keras.callbacks.Callback):
             f"validation loss {record['val_loss']:.4f}, accuracy {record['val_accuracy']:.4f}; "
             f"{record['images_per_second']:.0f} images/s at {record['resolution']} px, {total:.0f} s"
         )
+
+    def tell(self) -> None:
+        """Tell the listener of the epoch, which has been handed to the checkpoints' writer."""
         if self.on_epoch:
             self.folder.checkpoints.wait()
-            self.on_epoch(record)
+            self.on_epoch(self._record)

@@ -54,6 +54,8 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".*.partial"):  # by a run that was killed while it wrote
+            left.unlink(missing_ok=True)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -109,6 +111,8 @@ class Checkpoints:
             except ValueError as error:
                 instead = "the one before it is used" if kind == "step" else "the best epoch of those to come is used"
                 log.warning("checkpoint %s is damaged (%s): %s", path, error, instead)
+                # Kept, but not as one of the last two.
+                path.replace(path.with_name(f"damaged-{path.name}"))
         return None
 
 

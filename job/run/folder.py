@@ -20,8 +20,10 @@ import filelock
 import psutil
 import yaml
 
+from job import reading
 from job.config import DIGEST, Config, plain
 from job.errors import InputError
+from job.reading import shortened
 from job.run.checkpoints import Checkpoints, write_atomically
 
 PATIENCE = 5.0
@@ -57,7 +59,7 @@ class RunFolder:
             known = self.path / "config.yaml"
             # Checkpoints alone are what a search carries over from one trial to another with other options.
             if known.exists() or (self.path / "result.json").exists():
-                self._refuse_another_run(identity, _read(known, yaml.safe_load) if known.exists() else None)
+                self._refuse_another_run(identity, _read(known, reading.yaml_file) if known.exists() else None)
             self.checkpoints = Checkpoints(self.path / "checkpoints")
             write_atomically(known, yaml.safe_dump(plain(config) | {DIGEST: source}, sort_keys=False).encode())
         except filelock.Timeout:
@@ -86,19 +88,20 @@ class RunFolder:
                 continue
             if name == DIGEST:
                 raise InputError(
-                    f"run folder {self.path} holds a run on other images: their digest is {known[name]!r:.20} there, "
-                    f"{value!r:.20} now. Choose another with --run, or give the same data."
+                    f"run folder {self.path} holds a run on other images: their digest is "
+                    f"{shortened(known[name]):.20} there, {value!r:.20} now. "
+                    "Choose another with --run, or give the same data."
                 )
             option = f"--{name.replace('_', '-')}"
             raise InputError(
-                f"run folder {self.path} holds another run: {option} is {known[name]!r} there, {value!r} now. "
+                f"run folder {self.path} holds another run: {option} is {shortened(known[name])} there, {value!r} now. "
                 "Choose another with --run, or give the same options."
             )
 
     def result(self) -> dict[str, Any] | None:
         """The content of ``result.json``, or None while the run isn't finished."""
         path = self.path / "result.json"
-        return _read(path, json.loads) if path.exists() else None
+        return _read(path, _json) if path.exists() else None
 
     def write_json(self, name: str, value: Any) -> None:
         """Write one of the folder's JSON files."""
@@ -114,7 +117,7 @@ class RunFolder:
     def halvings(self) -> list[dict[str, Any]]:
         """Where this run's learning rate was halved, and why."""
         path = self.path / "halvings.json"
-        return _read(path, json.loads) if path.exists() else []
+        return _read(path, _json) if path.exists() else []
 
     def note_halving(self, record: dict[str, Any]) -> None:
         """Add one to ``halvings.json``."""
@@ -124,18 +127,24 @@ class RunFolder:
         """Add one epoch's line to ``metrics.jsonl``."""
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # it must not be lost where the checkpoint that follows it isn't
 
 
 def trained_on(path: Path) -> str | None:
     """The digest of the images that the run in a folder was trained on, if its configuration tells."""
-    values = _read(path / "config.yaml", yaml.safe_load)
+    values = _read(path / "config.yaml", reading.yaml_file)
     return values.get(DIGEST) if isinstance(values, dict) else None
 
 
-def _read(path: Path, parse: Callable[[str], Any]) -> Any:
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def _read(path: Path, parse: Callable[[Path], Any]) -> Any:
     try:
-        return parse(path.read_text())
-    except (ValueError, yaml.YAMLError) as error:
+        return parse(path)
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is damaged: {' '.join(str(error).split())}. Choose another folder with --run."
         ) from None

@@ -12,10 +12,10 @@ from typing import Any, TypeGuard
 
 import jinja2
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
+from job import reading
 from job.errors import InputError
 from job.run.charts import learning_charts
 from job.run.checkpoints import write_atomically
@@ -221,10 +221,9 @@ def _mapping(path: Path) -> dict[str, Any]:
     """Read a YAML or JSON object; an empty one where there is no file."""
     if not path.exists():
         return {}
-    text = path.read_text(encoding="utf-8")
     try:
-        value = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
+        value = json.loads(path.read_text(encoding="utf-8")) if path.suffix == ".json" else reading.yaml_file(path)
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path} can't be read: {error}. Restore it, or remove it to have the report without it."
         ) from error

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from threading import Event
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +20,11 @@ from job.data.splits import Splits, splits
 from job.errors import InputError
 from job.model import kernels
 from job.model.training import TrainingModel
+from job.model.weights import imagenet_weights
 from job.run import state
 from job.run.checkpoints import Arrays, Position
 from job.run.folder import PATIENCE, BusyError, RunFolder, environment
-from job.run.world import agreed, broadcast, say
+from job.run.world import agreed, broadcast, prepared, say
 
 FOLDER_TRIES = 24
 """For a folder in use, of `PATIENCE` seconds each, where the ranks are on several machines."""
@@ -52,13 +54,15 @@ class Part:
     resolution: int
 
 
-def load(config: Config, ranks: Collectives) -> Data:
-    """The data set and its splits.
+def load(config: Config, ranks: Collectives, stop: Event) -> Data:
+    """The data set and its splits; ImageNet weights are then in the cache, if the run takes them.
 
     Raises:
-        InputError: on all ranks; no data, or a batch that the ranks can't share.
+        InputError: on all ranks; no data, no weights, or a batch that the ranks can't share.
+        PreemptedError: on all ranks; one was told to stop.
     """
-    with agreed(ranks):
+
+    def work() -> Data:
         if config.xla and ranks.size > 1:
             raise InputError(
                 f"--xla needs one process, as XLA can't call Horovod: received {ranks.size} ranks. Leave it out."
@@ -74,7 +78,11 @@ def load(config: Config, ranks: Collectives) -> Data:
         found = splits(data, limit_train=config.limit_train, limit_eval=config.limit_eval, protocol=config.protocol)
         if min(len(found.validation), len(found.test)) < ranks.size:
             raise InputError(f"--limit-eval is too small: received {config.limit_eval} for {ranks.size} ranks.")
-    return Data(data, found)
+        if config.weights == "imagenet":
+            imagenet_weights(1.0)
+        return Data(data, found)
+
+    return prepared(ranks, stop, work)
 
 
 def announce(config: Config, ranks: Collectives, data: Data) -> None:
@@ -107,7 +115,7 @@ def open_folder(config: Config, source: str, ranks: Collectives) -> RunFolder | 
 
 def steps_per_epoch(config: Config, data: Data) -> int:
     """Batches of an epoch: forward and backward passes, of which `accumulate` make an update."""
-    return pipeline.steps_per_epoch(len(data.splits.train), config.global_batch // config.accumulate)
+    return pipeline.steps_per_epoch(len(data.splits.train), config.global_batch, config.accumulate)
 
 
 def restore(
@@ -153,7 +161,8 @@ def training_batches(config: Config, data: Data, ranks: Collectives, part: "Part
         data.splits.train,
         seed=config.seed,
         epochs=part.end,
-        global_batch=config.global_batch // config.accumulate,
+        global_batch=config.global_batch,
+        accumulate=config.accumulate,
         rank=ranks.rank,
         size=ranks.size,
         augmentation=Augmentation(flip=config.flip, shift=config.shift, erase=config.erase),
@@ -176,7 +185,7 @@ def validation_batches(
             rank=ranks.rank,
             size=ranks.size,
             flip_seed=config.seed if config.protocol == "original" and config.flip else None,
-            epoch=int(model.optimizer.iterations) // steps,
+            epoch=int(model.optimizer._iterations) // steps,
         ):
             yield batch.images, batch.labels
 

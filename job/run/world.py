@@ -3,10 +3,10 @@
 import contextlib
 import gc
 import logging
-import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,10 +22,11 @@ from job.config import Config
 from job.errors import InputError, LostRankError
 from job.machine import usable_cores
 from job.model import kernels
-from job.run.callbacks import HalvedError
+from job.run.callbacks import HalvedError, PreemptedError
 
 T = TypeVar("T")
 
+IN_TOUCH = 1.0  # seconds between two meetings of ranks that prepare something
 SETUP_TIMEOUT = 900.0  # seconds: a slow download is the longest of what comes before the first step
 
 
@@ -49,14 +50,6 @@ def join(config: Config) -> Collectives:
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     return ranks
-
-
-def stop_when_told() -> threading.Event:
-    """An event that SIGTERM and SIGINT set."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
 
 
 def _check_timeline(path: Path) -> None:
@@ -96,6 +89,34 @@ def agreed(ranks: Collectives) -> Iterator[None]:
     errors = [error for error in ranks.gather(found, "errors") if error]
     if errors:
         raise InputError(errors[0]["input"]) if "input" in errors[0] else OSError(*errors[0]["os"])
+
+
+def prepared(ranks: Collectives, stop: threading.Event, work: Callable[[], T]) -> T:
+    """What a function gives that may take long, such as a download; the ranks keep in touch meanwhile.
+
+    So a rank that is lost, stands still or is told to stop ends the others soon, and Horovod sees no stall where one
+    host has to download what another one has.
+
+    Raises InputError or OSError, on all ranks, if any meets one; PreemptedError, on all, if `stop` is set on any.
+    """
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:  # raised below, by the thread that waits
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="preparation", daemon=True).start()
+    while True:
+        wait([outcome], timeout=IN_TOUCH)
+        told = ranks.gather({"busy": not outcome.done(), "stop": stop.is_set()}, "preparation")
+        if any(rank["stop"] for rank in told):
+            raise PreemptedError("stopped before the first step")
+        if not any(rank["busy"] for rank in told):
+            break
+    with agreed(ranks):
+        return outcome.result()
 
 
 def broadcast(ranks: Collectives, value: Any) -> Any:

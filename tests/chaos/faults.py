@@ -69,11 +69,11 @@ class MissedError(Exception):
     """The job had finished before the fault could strike."""
 
 
-SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP, "SIGTERM": signal.SIGTERM}
+SIGNALS = {name: signal.Signals[name] for name in ("SIGKILL", "SIGSTOP", "SIGTERM", "SIGINT")}
 
 
 def struck_by_signal(site: Site, fault: Fault) -> Outcome:
-    """SIGKILL, SIGSTOP or SIGTERM of a rank or of the launcher."""
+    """One of SIGNALS, to a rank or to the launcher."""
     attempt, since = begin(site, fault)
     name = fault.kind.partition(" ")[0]
     processes = attempt.ranks()
@@ -90,11 +90,11 @@ def struck_by_signal(site: Site, fault: Fault) -> Outcome:
         expect(outcome, outcome.code == -signal.SIGKILL, f"exit code {outcome.code}")
     elif not outcome.went_on:
         expect(outcome, outcome.code == 1, f"exit code {outcome.code}")
-    told = name == "SIGTERM" and fault.moment in STEPPING and not outcome.went_on
+    told = name in ("SIGTERM", "SIGINT") and fault.moment in STEPPING and not outcome.went_on
     if told:
         expect(outcome, "Exit code: 75" in attempt.output(), "no rank exited with 75")
         expect(outcome, outcome.repeated == 0, "steps were lost although there was time to save")
-    if fault.victim != LAUNCHER and name != "SIGTERM" and not outcome.went_on:
+    if fault.victim != LAUNCHER and name in ("SIGKILL", "SIGSTOP") and not outcome.went_on:
         # Of a rank that has ended horovodrun tells, and then ends the others, which may be too busy to tell of it too.
         launchers = name == "SIGKILL" and f"Process {fault.victim} exit with status code 137" in attempt.output()
         named = "error: rank" in attempt.output() or (launchers and fault.moment not in STEPPING)

@@ -119,10 +119,12 @@ class Site:
         return 0
 
     def weights(self) -> dict[str, np.ndarray]:
-        """The weights after the last epoch."""
+        """Weights, optimizer and metrics after the last epoch, the test accuracy, and which epochs were told of."""
         arrays, position = read(self.checkpoints()[-1])
         assert position.epoch == EPOCHS, f"the last checkpoint is of epoch {position.epoch}"
-        return {name: value for name, value in arrays.items() if name.startswith("model")}
+        result = json.loads((self.run / "result.json").read_text())
+        epochs = [json.loads(line)["epoch"] for line in (self.run / "metrics.jsonl").read_text().splitlines()]
+        return arrays | {"test accuracy": np.array(result["test_accuracy"]), "epochs told of": np.array(epochs)}
 
 
 class Attempt:
@@ -190,7 +192,12 @@ def _partial(attempt: Attempt) -> Iterator[os.DirEntry[str]]:
     folder = attempt.site.run / "checkpoints"
     if folder.exists():
         with os.scandir(folder) as entries:
-            yield from (entry for entry in entries if entry.name.endswith(".partial"))
+            for entry in entries:
+                # One that a killed attempt has left doesn't count; one that is done meanwhile does.
+                with contextlib.suppress(FileNotFoundError):
+                    if not entry.name.endswith(".partial") or entry.stat().st_mtime < attempt.began:
+                        continue
+                yield entry
 
 
 MOMENTS = {

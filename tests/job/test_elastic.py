@@ -16,7 +16,7 @@ from job.run.checkpoints import read
 from tests.horovod_keras.pods import ROOT, processes_in, until
 
 LIMIT = 150
-OPTIONS = ["--dataset", "garments", "--weights", "none", "--resolution", "32", "--checkpoint-every", "1"]
+OPTIONS = ["--dataset", "garments", "--weights", "none", "--resolution", "32"]
 OPTIONS += ["--limit-train", "240", "--limit-eval", "40", "--global-batch", "12"]
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 class Elastic:
     """The job under an elastic launcher, on hosts that are all this machine by different names."""
 
-    def __init__(self, folder: Path, hosts: str, epochs: int, limits: dict[str, str]) -> None:
+    def __init__(self, folder: Path, hosts: str, epochs: int, limits: dict[str, str], every: float) -> None:
         self.folder, self.run = folder, folder / "run"
         self.hosts(hosts)
         script = folder / "hosts.sh"
@@ -34,6 +34,7 @@ class Elastic:
         launcher = [str(Path(sys.executable).with_name("horovodrun")), "-np", "1", "--min-np", "1", "--max-np", "4"]
         launcher += ["--network-interface", "lo", "--host-discovery-script", str(script)]
         command = [sys.executable, "-m", "job.train", *OPTIONS, "--epochs", str(epochs), "--run", str(self.run)]
+        command += ["--checkpoint-every", str(every)]
         self.log = (folder / "log").open("w")
         self.process = subprocess.Popen(
             [*launcher, *command],
@@ -83,8 +84,8 @@ class Elastic:
 def elastic(tmp_path: Path) -> Iterator[Callable[..., Elastic]]:
     started: list[Elastic] = []
 
-    def start(hosts: str, epochs: int, **limits: str) -> Elastic:
-        started.append(Elastic(tmp_path, hosts, epochs, limits))
+    def start(hosts: str, epochs: int, every: float = 1.0, **limits: str) -> Elastic:
+        started.append(Elastic(tmp_path, hosts, epochs, limits, every))
         return started[-1]
 
     yield start
@@ -141,3 +142,15 @@ def test_a_run_goes_on_without_a_worker_that_stands_still(elastic) -> None:
     assert job.end() == 0, job.output()
     assert f"error: rank {rank} on" in job.output() and "stood still for 15 s: killed" in job.output()
     assert json.loads((job.run / "result.json").read_text())["ranks"] == 1
+
+
+def test_a_worker_may_be_lost_before_anything_was_saved(elastic) -> None:
+    job = elastic("localhost:1\n127.0.0.1:1\n", 4, every=300.0)
+    job.wait("both slots train", lambda: "on 2 rank(s)" in job.output() and (job.run / "environment.json").exists())
+    ranks = job.ranks(2)
+    time.sleep(4)
+    assert not list((job.run / "checkpoints").glob("step-*")), "it was too late: the first epoch is over"
+    next(p for p in ranks if p.environ()["HOROVOD_HOSTNAME"] == "127.0.0.1").kill()
+    assert job.end() == 0, job.output()
+    arrays, position = read(sorted((job.run / "checkpoints").glob("step-*"))[-1])
+    assert (position.epoch, int(arrays["optimizer 0000"])) == (4, 4 * 20)

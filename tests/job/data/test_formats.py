@@ -171,6 +171,17 @@ def test_an_npz_bomb_is_not_unpacked_beyond_what_its_header_claims(tmp_path, sha
     _bounded(read_npz, tmp_path / "file", most * MEGABYTE)
 
 
+def test_an_npz_header_that_claims_gigabytes_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "file", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        with archive.open("x_train.npy", "w") as member:
+            member.write(b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**32 - 1))
+            for _ in range(50):
+                member.write(bytes(MEGABYTE))
+        for name in ("y_train", "x_test", "y_test"):
+            archive.writestr(f"{name}.npy", b"")
+    assert "without a sound header" in _bounded(read_npz, tmp_path / "file", 4 * MEGABYTE)
+
+
 def test_a_csv_line_without_an_end_is_not_read_whole(tmp_path):
     with (tmp_path / "file").open("wb") as file:
         file.write(VALID["CSV"][1].split(b"\n")[0] + b"\n")
