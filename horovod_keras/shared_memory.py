@@ -52,22 +52,23 @@ class SharedMemory:
         world: int,
     ) -> None:
         self.world = world
-        self._rank, self._dtypes = rank, dtypes
+        self._rank = rank
         self._turn = 0
-        self._halves = []
-        for part in parts:
-            half = len(part) // 2
-            self._halves.append(
+
+        def halves(memory: Bytes) -> list[list[np.ndarray]]:
+            return [
                 [
-                    [
-                        part[start + offset : start + offset + int(np.prod(shape)) * dtype.itemsize]
-                        .view(dtype)
-                        .reshape(shape)
-                        for shape, dtype, offset in zip(shapes, dtypes, offsets, strict=True)
-                    ]
-                    for start in (0, half)
+                    memory[start + offset : start + offset + int(np.prod(shape)) * dtype.itemsize]
+                    .view(dtype)
+                    .reshape(shape)
+                    for shape, dtype, offset in zip(shapes, dtypes, offsets, strict=True)
                 ]
-            )
+                for start in (0, len(memory) // 2)
+            ]
+
+        self._halves = [halves(part) for part in parts]
+        # Means have two places as well: whoever keeps those of an update sees them until the update after the next.
+        self._means = halves(_aligned(len(parts[0])))
 
     def write(self, *arrays: np.ndarray) -> np.float32:
         """Put this rank's arrays where the others see them."""
@@ -78,12 +79,19 @@ class SharedMemory:
 
     def means(self) -> list[np.ndarray]:
         """The mean over ranks of each array written last, added up in the order of ranks: the same bits on all."""
-        all_ranks = [halves[self._turn] for halves in self._halves]
-        return [_mean([arrays[index] for arrays in all_ranks]) for index in range(len(self._dtypes))]
+        results, all_ranks = self._means[self._turn], [halves[self._turn] for halves in self._halves]
+        for result, *arrays in zip(results, *all_ranks, strict=True):
+            _mean(arrays, result)
+        return results
 
 
-def _mean(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    result = np.empty_like(arrays[0])
+def _aligned(size: int) -> Bytes:
+    """Memory that begins where TensorFlow takes it as a tensor's own; elsewhere it would make a copy."""
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    return memory[-memory.ctypes.data % _ALIGNMENT :][:size]
+
+
+def _mean(arrays: Sequence[np.ndarray], result: np.ndarray) -> None:
     flat, sources = result.reshape(-1), [array.reshape(-1) for array in arrays]
     scale = flat.dtype.type(1 / len(arrays))
     step = _CHUNK // flat.itemsize
@@ -93,7 +101,6 @@ def _mean(arrays: Sequence[np.ndarray]) -> np.ndarray:
         for source in sources[2:]:
             part += source[start : start + step]
         part *= scale
-    return result
 
 
 def shared_memory(ranks: Collectives, tensors: Sequence[tf.Tensor]) -> SharedMemory | None:
