@@ -15,7 +15,7 @@ from horovod_keras import Collectives, distribute
 from horovod_keras.batch_norm import moving_statistics, synchronise
 from horovod_keras.optimizer import Exchange
 from job.config import Config
-from job.model import mobilenet, optimizer
+from job.model import kernels, mobilenet, optimizer
 
 CLASSES = 10
 RANGES = {"0..1": (0.0, 1.0), "-1..1": (-1.0, 1.0)}
@@ -175,8 +175,8 @@ def build(config: Config, ranks: Collectives, steps: int) -> TrainingModel:
     """
     keras.utils.set_random_seed(config.seed)
     keras.config.set_floatx("float64" if config.precision == "float64" else "float32")
-    mixed = config.precision in ("bfloat16", "float16")
-    keras.config.set_dtype_policy(f"mixed_{config.precision}" if mixed else config.precision)
+    mixed = config.precision in ("bfloat16", "float16") and not kernels.in_bfloat16()
+    keras.config.set_dtype_policy(f"mixed_{config.precision}" if mixed else keras.config.floatx())
     model = TrainingModel(config, ranks)
     if config.weights == "imagenet":
         mobilenet.load_imagenet(model.backbone, mobilenet.imagenet_weights(1.0))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from horovod_keras import Collectives
 from job.config import Config
 from job.data.arrays import CLASS_NAMES, UInt8
+from job.model import kernels
 from job.model.training import TrainingModel
 from job.run import state, world
 from job.run.callbacks import Keeper
@@ -45,6 +46,7 @@ def finish(
     with timings.of("evaluation"):
         model.at_resolution(config.resolution)
         choose_weights(config, ranks, model, folder)
+        kernels.allow(None)  # what is judged is the network that is saved, in float32
         images, labels = data.set.images, data.set.labels
         validation = score(labels[data.splits.validation], probabilities(model, images[data.splits.validation], ranks))
         test_images, test_labels = images[data.splits.test], labels[data.splits.test]

@@ -1,6 +1,6 @@
 """Our C++ operations for CPUs: how they are found, and which are in use.
 
-FASHION_KERNELS chooses for tests and measurements: avx512, avx2, plain, or off for TensorFlow's own operations.
+FASHION_KERNELS chooses for tests and measurements: avx512, avx2, plain, amx, or off for TensorFlow's own operations.
 """
 
 import ctypes
@@ -22,13 +22,25 @@ def status() -> str:
     return _find()[1]
 
 
-def allow(reason_against: str | None) -> None:
-    """Use the operations where they are there; or, for a reason that `status` then gives, use TensorFlow's own."""
-    global _reason_against
-    _reason_against = reason_against
+def allow(reason_against: str | None, *, bfloat16: bool = False) -> None:
+    """Use the operations where they are there; or, for a reason that `status` then gives, use TensorFlow's own.
+
+    Args:
+        reason_against: None if there is none.
+        bfloat16: whether those may be used that multiply in bfloat16, where the processor has them (AMX).
+    """
+    global _reason_against, _bfloat16
+    _reason_against, _bfloat16 = reason_against, bfloat16
 
 
+def in_bfloat16() -> bool:
+    """Whether the operations in use multiply in bfloat16; all else in them is float32."""
+    return f" {_BFLOAT16} " in status()
+
+
+_BFLOAT16 = "amx"
 _reason_against: str | None = None
+_bfloat16 = False
 
 
 def _find() -> tuple[ModuleType | None, str]:
@@ -46,9 +58,10 @@ def _find() -> tuple[ModuleType | None, str]:
     if tf.config.list_physical_devices("GPU"):
         return None, "TensorFlow's own operations: the device is a GPU."
     operations, native = _open(path)
-    chosen = native.fashion_kernels_select(choice.encode())
+    chosen = _bfloat16 and not choice and native.fashion_kernels_select(_BFLOAT16.encode())
+    chosen = chosen or native.fashion_kernels_select(choice.encode())
     if chosen is None:
-        names = ", ".join([*library.variants(), "off"])
+        names = ", ".join([*library.variants(), _BFLOAT16, "off"])
         raise ValueError(f"no such kernels for this processor: received FASHION_KERNELS={choice}. Use one of {names}.")
     return operations, f"C++ kernels for {chosen.decode()} ({path})."
 

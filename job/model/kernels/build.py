@@ -1,7 +1,8 @@
 """Compiles the C++ operations into the cache: `python -m job.model.kernels.build`.
 
 One library holds code for AVX-512, AVX2 and any other processor (on x86-64; elsewhere the last alone), chosen when it
-is loaded. It is compiled against the headers in TensorFlow's own wheel, by $CXX, g++ or c++, in about 20 seconds.
+is loaded, and for AMX, chosen by `--precision bfloat16`. It is compiled against the headers in TensorFlow's own wheel,
+by $CXX, g++ or c++, in about 20 seconds.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from job.errors import InputError, RunError, run_main
-from job.model.kernels.library import INNER_FLAGS, OPERATION_FLAGS, SOURCES, cache_folder, variants
+from job.model.kernels.library import AMX_FLAGS, INNER_FLAGS, OPERATION_FLAGS, SOURCES, cache_folder, variants
 
 
 def build() -> tuple[Path, float]:
@@ -33,6 +34,9 @@ def build() -> tuple[Path, float]:
         return library, 0.0
     start = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
+    inner, macros = variants(), []
+    if "avx512" in inner and _takes(compiler, AMX_FLAGS):
+        inner, macros = {**inner, "amx": AMX_FLAGS}, ["-DFASHION_AMX"]
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         commands = [
             [
@@ -43,9 +47,11 @@ def build() -> tuple[Path, float]:
                 "-o",
                 f"{scratch}/{name}.o",
             ]
-            for name, flags in variants().items()
+            for name, flags in inner.items()
         ]
-        commands.append([*OPERATION_FLAGS, *_headers(), str(SOURCES / "ops" / "all.cc"), "-o", f"{scratch}/ops.o"])
+        commands.append(
+            [*OPERATION_FLAGS, *macros, *_headers(), str(SOURCES / "ops" / "all.cc"), "-o", f"{scratch}/ops.o"]
+        )
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(lambda command: _run([*compiler, "-std=c++17", "-fPIC", "-c", *command]), commands))
         whole = Path(scratch) / "library.so"
@@ -62,6 +68,12 @@ def _compiler() -> list[str]:
             return command
     looked = " ".join(chosen) or "g++, c++"
     raise InputError(f"no C++17 compiler was found: looked for {looked}. Install g++ or set CXX to one.")
+
+
+def _takes(compiler: list[str], flags: list[str]) -> bool:
+    """Whether a compiler knows these flags: gcc from 11 on, clang from 12 on."""
+    command = [*compiler, *flags, "-fsyntax-only", "-x", "c++", os.devnull]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def _run(command: list[str]) -> None:

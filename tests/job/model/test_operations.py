@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from job.model import kernels
+
 Values = list[tf.Tensor]
 
 POINTWISE = [  # map, input channels, filters: one pixel, tails of all kinds, many rows, large kernels
@@ -56,7 +58,12 @@ def _active(inputs: Values) -> tf.Tensor:
     return tf.nn.relu6(z * scale + shift)
 
 
-def _agree(ours: Callable[[Values], Values], theirs: Callable[[Values], Values], inputs: Values) -> None:
+def _agree(
+    ours: Callable[[Values], Values],
+    theirs: Callable[[Values], Values],
+    inputs: Values,
+    tolerance: float = 2e-5,
+) -> None:
     """Outputs, and gradients of a sum over all outputs with random weights, against float64."""
     results = []
     for function, precision in ((ours, tf.float32), (theirs, tf.float64)):
@@ -69,7 +76,45 @@ def _agree(ours: Callable[[Values], Values], theirs: Callable[[Values], Values],
         results.append([*outputs, *tape.gradient(total, given)])
     for mine, exact in zip(*results, strict=True):
         scale = float(tf.reduce_max(tf.abs(exact))) + 1e-3
-        np.testing.assert_allclose(mine, exact, rtol=2e-5, atol=2e-5 * scale)
+        np.testing.assert_allclose(mine, exact, rtol=tolerance, atol=tolerance * scale)
+
+
+@tf.custom_gradient
+def _rounded_product(left: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], Values]]:
+    """The product of matrices, in both directions with factors that are rounded to bfloat16."""
+
+    def rounded(values: tf.Tensor) -> tf.Tensor:
+        return tf.cast(tf.cast(tf.cast(values, tf.float32), tf.bfloat16), values.dtype)
+
+    def gradient(d_product: tf.Tensor) -> Values:
+        d_rounded = rounded(d_product)
+        return [
+            tf.matmul(d_rounded, rounded(right), transpose_b=True),
+            tf.matmul(rounded(left), d_rounded, transpose_a=True),
+        ]
+
+    return tf.matmul(rounded(left), rounded(right)), gradient
+
+
+def _rounded_pointwise(given: Values) -> Values:
+    active, kernel = _active(given), given[3]
+    product = _rounded_product(tf.reshape(active, [-1, active.shape[-1]]), kernel[0, 0])
+    return _moments(tf.reshape(product, [*active.shape[:3], kernel.shape[-1]]))
+
+
+@pytest.mark.parametrize(("shape", "channels", "filters"), POINTWISE, ids=str)
+def test_pointwise_in_bfloat16(
+    compiled: None, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int], channels: int, filters: int
+) -> None:
+    monkeypatch.setenv("FASHION_KERNELS", "amx")
+    try:
+        operations = kernels.load()
+    except ValueError as error:
+        pytest.skip(str(error))
+    assert operations is not None and kernels.in_bfloat16()
+    inputs = [*_pending((*shape, channels)), _normal(1, 1, channels, filters)]
+    # A value of float32 and its like of float64 may be rounded to different neighbours.
+    _agree(lambda given: operations.fashion_pointwise(*given), _rounded_pointwise, inputs, tolerance=4e-3)
 
 
 @pytest.mark.parametrize(("shape", "channels", "filters"), POINTWISE, ids=str)

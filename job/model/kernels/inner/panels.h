@@ -71,19 +71,25 @@ inline void interleave(V a, V b, V* low, V* high) {
   *high = __builtin_shuffle(a, b, upper);
 }
 
+// A square of lanes, its rows becoming its columns.
+inline void transpose(V* block) {
+  V turned[kLanes];
+  for (int width = kLanes; width > 1; width /= 2) {
+    for (int i = 0; i < kLanes / 2; ++i) interleave(block[i], block[i + kLanes / 2], &turned[2 * i], &turned[2 * i + 1]);
+    std::copy_n(turned, kLanes, block);
+  }
+}
+
 // One panel of the transposed kernel [out, in]: `out` rows of kTileColumns rows of the kernel.
 inline void pack_transposed(const float* kernel, int64_t in, int64_t out, int64_t panel, float* packed) {
   for (int j = 0; j < kTileVectors; ++j)
     for (int64_t c = 0; c < out; c += kLanes) {
-      V block[kLanes], turned[kLanes];
+      V block[kLanes];
       for (int i = 0; i < kLanes; ++i) {
         const int64_t k = panel * kTileColumns + j * kLanes + i;
         block[i] = k < in ? load(kernel + k * out + c, out - c) : V{};
       }
-      for (int width = kLanes; width > 1; width /= 2) {
-        for (int i = 0; i < kLanes / 2; ++i) interleave(block[i], block[i + kLanes / 2], &turned[2 * i], &turned[2 * i + 1]);
-        std::copy_n(turned, kLanes, block);
-      }
+      transpose(block);
       for (int64_t i = 0; i < std::min<int64_t>(kLanes, out - c); ++i)
         store(packed + (c + i) * kTileColumns + j * kLanes, block[i]);
     }

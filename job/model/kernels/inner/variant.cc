@@ -2,7 +2,11 @@
 #include "adam.h"
 #include "depthwise.h"
 #include "grey.h"
+#if defined(__AMX_BF16__)
+#include "pointwise_amx.h"
+#else
 #include "pointwise_gradient.h"
+#endif
 #include "table.h"
 
 #define FASHION_TEXT(x) #x

@@ -8,6 +8,10 @@
 
 #include "op.h"
 #include "tensorflow/core/platform/threadpool.h"
+#if defined(FASHION_AMX)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace fashion {
 
@@ -20,6 +24,11 @@ extern const Kernels kernels;
 namespace plain {
 extern const Kernels kernels;
 }
+#if defined(FASHION_AMX)
+namespace amx {
+extern const Kernels kernels;
+}
+#endif
 
 namespace {
 
@@ -28,12 +37,23 @@ bool runs_here(const Kernels& candidate) {
   if (&candidate == &avx512::kernels)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("fma");
+#if defined(FASHION_AMX)
+  if (&candidate == &amx::kernels) {
+    // Linux gives a process the tile registers when it asks for them.
+    constexpr int kAskFor = 0x1023, kTileData = 18;
+    return runs_here(avx512::kernels) && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("amx-bf16") &&
+           syscall(SYS_arch_prctl, kAskFor, kTileData) == 0;
+  }
+#endif
   if (&candidate == &avx2::kernels) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
   return true;
 }
 
-#if defined(__x86_64__)
+// The fastest first; last what rounds to bfloat16, which is for those who ask for it.
+#if defined(FASHION_AMX)
+const Kernels* const variants[] = {&avx512::kernels, &avx2::kernels, &plain::kernels, &amx::kernels};
+#elif defined(__x86_64__)
 const Kernels* const variants[] = {&avx512::kernels, &avx2::kernels, &plain::kernels};
 #else
 const Kernels* const variants[] = {&plain::kernels};
@@ -126,7 +146,7 @@ MomentsGradient::MomentsGradient(const float* d_mean, const float* d_variance, i
 
 extern "C" {
 
-// Uses the named variant ("avx512", "avx2", "plain"), or the fastest one that runs here for an empty name; gives the name
+// Uses the named variant ("avx512", "avx2", "plain", "amx"), or the fastest one that runs here for an empty name; gives the name
 // of the one in use, or null if the named one does not run here.
 const char* fashion_kernels_select(const char* name) {
   if (*name == 0) {

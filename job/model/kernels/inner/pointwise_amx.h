@@ -1,0 +1,388 @@
+// 1×1 convolution, forward and backward, on processors with AMX: products of bfloat16, sums and all else in float32.
+//
+// What is fused is the same as in pointwise.h and pointwise_gradient.h. A tile register holds 16 rows of 64 bytes; its
+// instruction multiplies rows of 32 values with pairs of values that follow each other along the summed dimension. So
+// operands are copied, as they are formed, into squares of 32×32: `rows` (a left operand, value after value) and `pairs`
+// (a right operand: the values of two rows by turns).
+#pragma once
+#include "panels.h"
+
+namespace fashion::VARIANT {
+
+typedef uint16_t Half;  // the bits of a bfloat16
+
+constexpr int64_t kSide = 32;             // of a square
+constexpr int64_t kSquare = kSide * kSide;
+constexpr int64_t kAmxBlock = 2 * kSide;  // rows that are copied, and then multiplied, at a time
+static_assert(kSide == kTileColumns && kLanes == 16);
+
+// The thread's tile registers in our shape, and as they were afterwards: oneDNN has its own idea of them.
+class Tiles {
+ public:
+  Tiles() {
+    _tile_storeconfig(before_);
+    alignas(64) uint8_t ours[64] = {1};  // palette 1
+    for (int tile = 0; tile < 8; ++tile) {
+      ours[16 + 2 * tile] = 64;  // bytes of a row
+      ours[48 + tile] = 16;      // rows
+    }
+    _tile_loadconfig(ours);
+  }
+  ~Tiles() { before_[0] ? _tile_loadconfig(before_) : _tile_release(); }
+  Tiles(const Tiles&) = delete;
+  Tiles& operator=(const Tiles&) = delete;
+
+ private:
+  alignas(64) uint8_t before_[64];
+};
+
+// A square of out [32 rows, `stride` floats apart], or what is added to it: Σ over `squares` of left · right.
+template <bool Add>
+inline void multiply(int64_t squares, const Half* left, int64_t left_step, const Half* right, float* out, int64_t stride) {
+  float* const lower = out + 16 * stride;
+  if constexpr (Add) {
+    _tile_loadd(0, out, 4 * stride);
+    _tile_loadd(1, out + 16, 4 * stride);
+    _tile_loadd(2, lower, 4 * stride);
+    _tile_loadd(3, lower + 16, 4 * stride);
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  for (; squares > 0; --squares, left += left_step, right += kSquare) {
+    _tile_loadd(4, left, 64);
+    _tile_loadd(6, right, 128);
+    _tile_loadd(7, right + 32, 128);
+    _tile_loadd(5, left + kSquare / 2, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  _tile_stored(0, out, 4 * stride);
+  _tile_stored(1, out + 16, 4 * stride);
+  _tile_stored(2, lower, 4 * stride);
+  _tile_stored(3, lower + 16, 4 * stride);
+}
+
+inline V rounded_row(V low, V high) { return (V)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low); }
+
+inline V rounded_pairs(V even, V odd) {
+  const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)even));
+  const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)odd));
+  return (V)_mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+}
+
+inline void keep(Half* to, V v) { store(reinterpret_cast<float*>(to), v); }
+
+// A matrix in squares: panel after panel of 32 columns, each all rows long. One cache line more lies between panels.
+struct Squares {
+  Squares(float* memory, int64_t rows) : data(reinterpret_cast<Half*>(memory)), stride(rows * kSide + 32) {}
+  static int64_t floats(int64_t rows, int64_t columns) { return ceil_div(columns, kSide) * (rows * kSide + 32) / 2; }
+  Half* at(int64_t row, int64_t panel) const { return data + panel * stride + row * kSide; }
+  Half* data;
+  int64_t stride;
+};
+
+// Two vectors of relu6(z · scale + shift) at the channels [c, c + 32); zeros beyond the last row or channel.
+struct Activation {
+  const Pending& input;
+  int64_t rows, channels;
+  V operator()(int64_t row, int64_t c) const {
+    const int64_t n = channels - c;
+    if (row >= rows || n <= 0) return V{};
+    return relu6(load(input.z + row * channels + c, n) * load(input.scale + c, n) + load(input.shift + c, n));
+  }
+};
+
+// The same of the output's whole gradient.
+struct Gradient {
+  const OutputGradient& g;
+  int64_t rows, channels;
+  V operator()(int64_t row, int64_t c) const {
+    const int64_t n = channels - c, at = row * channels + c;
+    if (row >= rows || n <= 0) return V{};
+    return output_gradient(g, load(g.dy + at, n), load(g.y + at, n), c, n);
+  }
+};
+
+// The kernel [in, out], and the same transposed.
+struct Plain {
+  const float* data;
+  int64_t rows, columns;
+  V operator()(int64_t row, int64_t c) const {
+    const int64_t n = columns - c;
+    return row >= rows || n <= 0 ? V{} : load(data + row * columns + c, n);
+  }
+};
+
+// 32 rows of a matrix from `row` on, in one panel, as a left operand.
+template <class Values>
+inline void copy_rows(const Values& values, int64_t row, int64_t panel, Half* to) {
+  const int64_t c = panel * kSide;
+  for (int64_t r = 0; r < kSide; ++r, to += kSide) keep(to, rounded_row(values(row + r, c), values(row + r, c + kLanes)));
+}
+
+// The same as a right operand.
+template <class Values>
+inline void copy_pairs(const Values& values, int64_t row, int64_t panel, Half* to) {
+  for (int64_t r = 0; r < kSide; r += 2, to += 2 * kSide)
+    for (int j = 0; j < 2; ++j) {
+      const int64_t c = panel * kSide + j * kLanes;
+      keep(to + j * kSide, rounded_pairs(values(row + r, c), values(row + r + 1, c)));
+    }
+}
+
+// The same, transposed, as a left operand: its rows are the panel's columns.
+template <class Values>
+inline void copy_transposed_rows(const Values& values, int64_t row, int64_t panel, Half* to) {
+  for (int j = 0; j < 2; ++j) {
+    V block[kLanes];
+    const int64_t c = panel * kSide + j * kLanes;
+    for (int i = 0; i < kLanes; ++i) block[i] = rounded_pairs(values(row + 2 * i, c), values(row + 2 * i + 1, c));
+    transpose(block);
+    for (int i = 0; i < kLanes; ++i) keep(to + (j * kLanes + i) * kSide, block[i]);
+  }
+}
+
+// A matrix, transposed, as a right operand: 32 of its columns (from `column` on) by 32 of its rows (from `row` on).
+inline void copy_transposed_pairs(const Plain& values, int64_t row, int64_t column, Half* to) {
+  for (int j = 0; j < 2; ++j) {
+    V block[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      const int64_t r = row + j * kLanes + i;
+      block[i] = rounded_row(values(r, column), values(r, column + kLanes));
+    }
+    transpose(block);
+    for (int i = 0; i < kLanes; ++i) keep(to + i * 2 * kSide + j * kSide, block[i]);
+  }
+}
+
+// How a product is cut into items: by rows where there are many, else by columns.
+struct AmxCut {
+  AmxCut(int64_t rows, int64_t columns) : panels(ceil_div(columns, kSide)) {
+    by_columns = rows <= 4 * kAmxBlock;
+    item_rows = by_columns ? round_up(rows, kSide) : round_up(ceil_div(rows, 48), kAmxBlock);
+    row_items = ceil_div(rows, item_rows);
+    item_panels = by_columns ? ceil_div(panels, 16) : panels;
+    column_items = ceil_div(panels, item_panels);
+    items = row_items * column_items;
+  }
+  int64_t panels, item_rows, row_items, item_panels, column_items, items;
+  bool by_columns;
+};
+
+inline void pointwise(const PointwiseShape& shape, const Pending& input, const float* kernel, const Moments& output,
+                      const Parallel& parallel) {
+  const auto [rows, in, out] = shape;
+  const AmxCut cut(rows, out);
+  const int64_t depth = ceil_div(in, kSide), width = cut.panels * kSide;
+  Shared packed(Squares::floats(depth * kSide, out));
+  const Squares weights(packed, depth * kSide);
+  const Plain kernel_values{kernel, in, out};
+  const auto pack = [&](int64_t p) {
+    for (int64_t k = 0; k < depth; ++k) copy_pairs(kernel_values, k * kSide, p, weights.at(k * kSide, p));
+  };
+  if (!cut.by_columns) parallel(cut.panels, pack);
+  Sums sums(cut.row_items, 3, width);
+  const Activation activation{input, rows, in};
+  parallel(cut.items, [&](int64_t item) {
+    const Tiles tiles;
+    thread_local Scratch scratch;
+    const int64_t row_item = item / cut.column_items, first_panel = item % cut.column_items * cut.item_panels;
+    const int64_t last_panel = std::min(cut.panels, first_panel + cut.item_panels);
+    const int64_t first = row_item * cut.item_rows, last = std::min(rows, first + cut.item_rows);
+    float* pivots = sums.of(row_item);
+    float* total = pivots + width;
+    float* squares = total + width;
+    for (int64_t c = first_panel * kSide; c < last_panel * kSide; ++c) total[c] = squares[c] = 0;
+    if (cut.by_columns)
+      for (int64_t p = first_panel; p < last_panel; ++p) pack(p);
+    const int64_t block_rows = cut.by_columns ? cut.item_rows : kAmxBlock;
+    const Squares x(scratch.get(Squares::floats(block_rows, in)), block_rows);
+    for (int64_t block = first; block < last; block += block_rows) {
+      const int64_t end = std::min(last, block + block_rows);
+      for (int64_t r = block; r < end; r += kSide)
+        for (int64_t k = 0; k < depth; ++k) copy_rows(activation, r, k, x.at(r - block, k));
+      for (int64_t p = first_panel; p < last_panel; ++p) {
+        const int64_t c = p * kSide;
+        V pivot[2], sum[2], square[2];
+        for (int j = 0; j < 2; ++j) {
+          pivot[j] = block > first ? load(pivots + c + j * kLanes) : V{};
+          sum[j] = load(total + c + j * kLanes);
+          square[j] = load(squares + c + j * kLanes);
+        }
+        for (int64_t r = block; r < end; r += kSide) {
+          alignas(64) float result[kSquare];
+          multiply<false>(depth, x.at(r - block, 0), x.stride, weights.at(0, p), result, kSide);
+          if (r == first)
+            for (int j = 0; j < 2; ++j) store(pivots + c + j * kLanes, pivot[j] = load(result + j * kLanes));
+          for (int64_t i = 0; i < std::min(kSide, end - r); ++i)
+            for (int j = 0; j < 2; ++j) {
+              const V y = load(result + i * kSide + j * kLanes), distance = y - pivot[j];
+              sum[j] += distance;
+              square[j] += distance * distance;
+              const int64_t n = out - c - j * kLanes;
+              if (n > 0) store(output.y + (r + i) * out + c + j * kLanes, y, n);
+            }
+        }
+        for (int j = 0; j < 2; ++j) {
+          store(total + c + j * kLanes, sum[j]);
+          store(squares + c + j * kLanes, square[j]);
+        }
+      }
+    }
+  });
+  const auto count = [&](int64_t item) { return std::min(cut.item_rows, rows - item * cut.item_rows); };
+  sums.moments(out, count, output);
+}
+
+// From a square of gradients of the activation to those of z, scale and shift.
+inline void input_gradient_square(const PointwiseShape& shape, const Pending& input, const PendingGradient& to,
+                                  int64_t first, int64_t panel, const float* gradient, float* shift_sums,
+                                  float* scale_sums) {
+  for (int j = 0; j < 2; ++j) {
+    const int64_t c = panel * kSide + j * kLanes, n = shape.in - c;
+    if (n <= 0) break;
+    const V scale = load(input.scale + c, n), shift = load(input.shift + c, n);
+    V shift_sum = load(shift_sums + c), scale_sum = load(scale_sums + c);
+    for (int64_t i = 0; i < std::min(kSide, shape.rows - first); ++i) {
+      const int64_t at = (first + i) * shape.in + c;
+      const V z = load(input.z + at, n);
+      const V g = relu6_gradient(z * scale + shift, load(gradient + i * kSide + j * kLanes));
+      shift_sum += g;
+      scale_sum += g * z;
+      store(to.z + at, g * scale, n);
+    }
+    store(shift_sums + c, shift_sum);
+    store(scale_sums + c, scale_sum);
+  }
+}
+
+// The three copies that both gradients read, of `rows` rows (a multiple of 32).
+struct GradientCopies {
+  GradientCopies(float* memory, int64_t rows, int64_t in, int64_t out)
+      : x(memory, rows), dy(memory + Squares::floats(rows, in), rows),
+        dy_pairs(memory + Squares::floats(rows, in) + Squares::floats(rows, out), rows) {}
+  static int64_t floats(int64_t rows, int64_t in, int64_t out) {
+    return Squares::floats(rows, in) + 2 * Squares::floats(rows, out);
+  }
+  // 32 rows from `row` on, kept as those from `at` on.
+  void fill(const Activation& activation, const Gradient& gradient, int64_t row, int64_t at) const {
+    for (int64_t p = 0; p * kSide < activation.channels; ++p) copy_transposed_rows(activation, row, p, x.at(at, p));
+    for (int64_t p = 0; p * kSide < gradient.channels; ++p) {
+      copy_rows(gradient, row, p, dy.at(at, p));
+      copy_pairs(gradient, row, p, dy_pairs.at(at, p));
+    }
+  }
+  Squares x, dy, dy_pairs;
+};
+
+// Many rows, small kernel: every item does all for its rows, and the items' kernel gradients are added up.
+inline void gradient_by_rows(const PointwiseShape& shape, const Pending& input, const Squares& transposed,
+                             const OutputGradient& output, const PendingGradient& to, float* kernel_sum,
+                             const Parallel& parallel) {
+  const auto [rows, in, out] = shape;
+  const int64_t item_rows = round_up(ceil_div(rows, 16), kAmxBlock), items = ceil_div(rows, item_rows);
+  const int64_t in_panels = ceil_div(in, kSide), out_panels = ceil_div(out, kSide);
+  const int64_t in_width = in_panels * kSide, out_width = out_panels * kSide;
+  Shared kernel_sums(items * in_width * out_width);
+  Sums sums(items, 2, in_width);
+  const Activation activation{input, rows, in};
+  const Gradient gradient{output, rows, out};
+  parallel(items, [&](int64_t item) {
+    const Tiles tiles;
+    thread_local Scratch scratch;
+    const GradientCopies copies(scratch.get(GradientCopies::floats(kAmxBlock, in, out)), kAmxBlock, in, out);
+    float* shift_sums = sums.cleared(item);
+    float* own = kernel_sums + item * in_width * out_width;
+    std::fill(own, own + in_width * out_width, 0.f);
+    const int64_t last = std::min(rows, (item + 1) * item_rows);
+    for (int64_t first = item * item_rows; first < last; first += kAmxBlock) {
+      for (int64_t r = 0; r < kAmxBlock; r += kSide) copies.fill(activation, gradient, first + r, r);
+      for (int64_t p = 0; p < in_panels; ++p) {
+        for (int64_t r = 0; r < kAmxBlock && first + r < last; r += kSide) {
+          alignas(64) float result[kSquare];
+          multiply<false>(out_panels, copies.dy.at(r, 0), copies.dy.stride, transposed.at(0, p), result, kSide);
+          input_gradient_square(shape, input, to, first + r, p, result, shift_sums, shift_sums + in_width);
+        }
+        for (int64_t q = 0; q < out_panels; ++q)
+          multiply<true>(kAmxBlock / kSide, copies.x.at(0, p), kSquare, copies.dy_pairs.at(0, q),
+                         own + p * kSide * out_width + q * kSide, out_width);
+      }
+    }
+  });
+  parallel(in, [&](int64_t k) {
+    float* sum = kernel_sum + k * out;
+    for (int64_t c = 0; c < out; c += kLanes) {
+      V v{};
+      for (int64_t item = 0; item < items; ++item) v += load(kernel_sums + (item * in_width + k) * out_width + c);
+      store(sum + c, v, out - c);
+    }
+  });
+  sums.total(0, in, to.shift);
+  sums.total(1, in, to.scale);
+}
+
+// Large kernel: the copies first, then both products, each cut into its own items.
+inline void gradient_by_tiles(const PointwiseShape& shape, const Pending& input, const Squares& transposed,
+                              const OutputGradient& output, const PendingGradient& to, float* kernel_sum,
+                              const Parallel& parallel) {
+  const auto [rows, in, out] = shape;
+  const AmxCut cut(rows, in);
+  const int64_t all_rows = round_up(rows, kSide), out_panels = ceil_div(out, kSide), in_width = cut.panels * kSide;
+  Shared memory(GradientCopies::floats(all_rows, in, out));
+  const GradientCopies copies(memory, all_rows, in, out);
+  const Activation activation{input, rows, in};
+  const Gradient gradient{output, rows, out};
+  parallel(all_rows / kSide, [&](int64_t item) { copies.fill(activation, gradient, item * kSide, item * kSide); });
+  Sums sums(cut.row_items, 2, in_width);
+  parallel(cut.items + cut.panels, [&](int64_t item) {
+    const Tiles tiles;
+    alignas(64) float result[kSquare];
+    if (item >= cut.items) {
+      const int64_t p = item - cut.items;
+      for (int64_t q = 0; q < out_panels; ++q) {
+        multiply<false>(all_rows / kSide, copies.x.at(0, p), kSquare, copies.dy_pairs.at(0, q), result, kSide);
+        for (int64_t k = 0; k < std::min(kSide, in - p * kSide); ++k)
+          std::copy_n(result + k * kSide, std::min(kSide, out - q * kSide), kernel_sum + (p * kSide + k) * out + q * kSide);
+      }
+      return;
+    }
+    const int64_t row_item = item / cut.column_items, first_panel = item % cut.column_items * cut.item_panels;
+    const int64_t last_panel = std::min(cut.panels, first_panel + cut.item_panels);
+    float* shift_sums = sums.of(row_item);
+    float* scale_sums = shift_sums + in_width;
+    for (int64_t c = first_panel * kSide; c < last_panel * kSide; ++c) shift_sums[c] = scale_sums[c] = 0;
+    const int64_t last = std::min(rows, (row_item + 1) * cut.item_rows);
+    for (int64_t p = first_panel; p < last_panel; ++p)
+      for (int64_t r = row_item * cut.item_rows; r < last; r += kSide) {
+        multiply<false>(out_panels, copies.dy.at(r, 0), copies.dy.stride, transposed.at(0, p), result, kSide);
+        input_gradient_square(shape, input, to, r, p, result, shift_sums, scale_sums);
+      }
+  });
+  sums.total(0, in, to.shift);
+  sums.total(1, in, to.scale);
+}
+
+// A kernel gradient up to this size is summed by every item on its own; a larger one is cut up.
+constexpr int64_t kAmxOwnKernelGradient = 256 * 256;
+
+inline void pointwise_gradient(const PointwiseShape& shape, const Pending& input, const float* kernel,
+                               const OutputGradient& output, const PendingGradient& to, float* kernel_gradient,
+                               const Parallel& parallel) {
+  const int64_t out_panels = ceil_div(shape.out, kSide);
+  Shared packed(Squares::floats(out_panels * kSide, shape.in));
+  const Squares transposed(packed, out_panels * kSide);
+  const Plain kernel_values{kernel, shape.in, shape.out};
+  parallel(ceil_div(shape.in, kSide), [&](int64_t p) {
+    for (int64_t q = 0; q < out_panels; ++q)
+      copy_transposed_pairs(kernel_values, p * kSide, q * kSide, transposed.at(q * kSide, p));
+  });
+  const bool small = shape.in * shape.out <= kAmxOwnKernelGradient && shape.rows >= 16 * kAmxBlock;
+  (small ? gradient_by_rows : gradient_by_tiles)(shape, input, transposed, output, to, kernel_gradient, parallel);
+}
+
+}  // namespace fashion::VARIANT
