@@ -1,9 +1,9 @@
 """How accurate a recipe is, over several seeds: `python -m benchmarks.accuracy --recipe fast --seeds 3`.
 
 Each seed is a run of `job.train` of its own, in a folder of its own: stop this command and repeat it, and it goes on.
-Options behind `--` are handed to `job.train`. What a record holds of other recipes stays in it.
+Options behind `--` are handed to `job.train`. What a record holds of other recipes and precisions stays in it.
 
-    python -m benchmarks.accuracy --recipe fast --seeds 3 --json FILE --picture FILE [-- --weights FILE]
+    python -m benchmarks.accuracy --recipe fast --seeds 3 --json FILE --picture FILE [-- --weights FILE --precision …]
 """
 
 import argparse
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from job.config import parse
 from job.recipes import RECIPES
 
 GOAL = 0.945
@@ -33,17 +34,20 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the record here")
     parser.add_argument("--picture", type=Path, help="write validation accuracy against minutes here")
     args = parser.parse_args(argv[:end])
+    options = argv[end + 1 :]
+    precision = parse(options).precision
     runs = []
     for recipe in args.recipe:
         for seed in range(FIRST_SEED, FIRST_SEED + args.seeds):
-            folder = args.folder / f"{recipe}-{seed}"
-            train(recipe, seed, folder, args.ranks, argv[end + 1 :])
-            runs.append(summary(recipe, seed, folder))
+            folder = args.folder / f"{recipe}-{precision}-{seed}"
+            train(recipe, seed, folder, args.ranks, options)
+            runs.append({"precision": precision} | summary(recipe, seed, folder))
     print(table(runs))
     if args.json:
         if args.json.exists():
             known = json.loads(args.json.read_text())["runs"]
-            runs = [run for run in known if run["recipe"] not in args.recipe] + runs
+            mine = {(recipe, precision) for recipe in args.recipe}
+            runs = [run for run in known if (run["recipe"], run["precision"]) not in mine] + runs
         args.json.write_text(json.dumps({"runs": runs}, indent=1) + "\n")
     if args.picture:
         draw(runs, args.picture)
@@ -93,15 +97,20 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     """Mean ± standard deviation over seeds, a Markdown line a recipe."""
     lines = ["| recipe | seeds | validation | test | test with flips | minutes | minutes to 94.5 % validation |"]
     lines.append("| --- | --- | --- | --- | --- | --- | --- |")
-    for recipe in dict.fromkeys(run["recipe"] for run in runs):
-        mine = [run for run in runs if run["recipe"] == recipe]
+    for name in dict.fromkeys(title(run) for run in runs):
+        mine = [run for run in runs if title(run) == name]
         accuracies = [spread([100 * run[name] for run in mine]) for name in
                       ("val_accuracy", "test_accuracy", "test_accuracy_with_flips")]  # fmt: skip
         reached = [run["seconds_to_94_5"] / 60 for run in mine if run["seconds_to_94_5"] is not None]
         goal = f"{spread(reached)} ({len(reached)} of {len(mine)})" if reached else f"not reached (0 of {len(mine)})"
         minutes = spread([run["seconds"] / 60 for run in mine])
-        lines.append(f"| {recipe} | {len(mine)} | {' | '.join(accuracies)} | {minutes} | {goal} |")
+        lines.append(f"| {name} | {len(mine)} | {' | '.join(accuracies)} | {minutes} | {goal} |")
     return "\n".join(lines)
+
+
+def title(run: dict[str, Any]) -> str:
+    """Recipe and precision, as a table names them."""
+    return run["recipe"] if run["precision"] == "float32" else f"{run['recipe']}, {run['precision']}"
 
 
 def spread(values: Sequence[float]) -> str:
@@ -111,7 +120,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def draw(runs: Sequence[dict[str, Any]], picture: Path) -> None:
-    """Validation accuracy against minutes, a line a run, a colour a recipe."""
+    """Validation accuracy against minutes, a line a run, a colour a recipe; broken in bfloat16."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
@@ -122,8 +131,9 @@ def draw(runs: Sequence[dict[str, Any]], picture: Path) -> None:
         for epoch in run["history"]:
             minutes.append(minutes[-1] + epoch["seconds"] / 60)
             accuracies.append(100 * epoch["val_accuracy"])
-        label = run["recipe"] if run["seed"] == FIRST_SEED else None
-        axes.plot(minutes[1:], accuracies, marker=".", color=colours[run["recipe"]], label=label)
+        label = title(run) if run["seed"] == FIRST_SEED else None
+        style = "-" if run["precision"] == "float32" else "--"
+        axes.plot(minutes[1:], accuracies, style, marker=".", color=colours[run["recipe"]], label=label)
     axes.axhline(100 * GOAL, color="#999999", linewidth=0.8, linestyle="--")
     axes.set(xlabel="minutes", ylabel="validation accuracy, %", ylim=(80, None))
     axes.legend()

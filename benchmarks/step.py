@@ -29,6 +29,9 @@ from benchmarks.step_picture import draw
 
 ROOT = Path(__file__).parents[1]
 TORCH = [f"pytorch {layout}{mode}" for layout in ("channels-last", "contiguous") for mode in ("", " compiled")]
+OURS_BFLOAT16 = "ours bfloat16"
+TORCH_BFLOAT16 = [f"pytorch channels-last bfloat16{mode}" for mode in ("", " compiled")]
+"""Products in bfloat16 (PyTorch: its autocast), where the processor has AMX: contenders among themselves."""
 MATRIX = 2048
 NOMINAL_FLOP = 213e6
 """A training step's operations an image at 56 px as usually counted: 3 · 2 · 569 M multiply-adds · (56 / 224)²."""
@@ -95,7 +98,7 @@ def contenders(names: list[str], options: argparse.Namespace, **sizes: int) -> I
         try:
             for name in names:
                 torch = [options.torch_python, str(ROOT / "benchmarks/step_torch.py")]
-                command = torch if name in TORCH else [sys.executable, "-m", "benchmarks.step_tensorflow"]
+                command = torch if name.startswith("pytorch") else [sys.executable, "-m", "benchmarks.step_tensorflow"]
                 started.append(Contender(name, [*command, name, *arguments], log))
             yield started
         finally:
@@ -105,7 +108,10 @@ def contenders(names: list[str], options: argparse.Namespace, **sizes: int) -> I
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """One whole run: all contenders, turn by turn."""
-    names = ["ours", "stock", "matmul"] + (TORCH if options.torch_python and not options.quick else [])
+    amx = "AMX" in processor()
+    names = ["ours", "stock", "matmul", *([OURS_BFLOAT16] if amx else [])]
+    if options.torch_python and not options.quick:
+        names += [*TORCH, *(TORCH_BFLOAT16 if amx else [])]
     versions: dict[str, str] = {}
     with contenders(names, options) as ready:
         for _ in range(options.turns):
@@ -116,6 +122,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         seconds = {contender.name: contender.seconds for contender in ready}
     best = {name: min(values) for name, values in seconds.items()}
     fastest = min((name for name in best if name in TORCH), key=best.__getitem__, default=None)
+    rival = min((name for name in best if name in TORCH_BFLOAT16), key=best.__getitem__, default=None)
     rate = 2 * MATRIX**3 / best["matmul"]
     per_second = 64 / best["ours"]
     return {
@@ -123,6 +130,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "ratio_to_stock_keras": round(best["stock"] / best["ours"], 3),
         "ratio_to_pytorch": round(best[fastest] / best["ours"], 3) if fastest else None,
         "fastest_pytorch": fastest,
+        "bfloat16": {
+            "images_per_second": round(64 / best[OURS_BFLOAT16], 1),
+            "ratio_to_stock_keras": round(best["stock"] / best[OURS_BFLOAT16], 3),
+            "ratio_to_pytorch_bfloat16": round(best[rival] / best[OURS_BFLOAT16], 3) if rival else None,
+        }
+        if amx
+        else None,
         "share_of_matmul_rate": round(per_second * NOMINAL_FLOP / rate, 3),
         "share_of_matmul_rate_by_exact_count": round(per_second * exact_flop(56) / rate, 3),
         "matmul_gflop_per_second": round(rate / 1e9, 1),
@@ -203,9 +217,8 @@ def processor() -> str:
     lines = path.read_text().splitlines() if path.exists() else []
     name = next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())
     flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    return (
-        f"{name}, {next((text for flag, text in (('avx512f', 'AVX-512'), ('avx2', 'AVX2')) if flag in flags), 'plain')}"
-    )
+    widest = next((text for flag, text in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), "plain")
+    return f"{name}, {widest}{', AMX' if 'amx_bf16' in flags else ''}"
 
 
 def _show(record: dict[str, Any]) -> None:
@@ -213,7 +226,7 @@ def _show(record: dict[str, Any]) -> None:
     for name, values in record["contenders"].items():
         print(f"  {name:32} best {values['best_ms']:8.1f}   median {values['median_ms']:8.1f}")
     for key in ("images_per_second", "ratio_to_stock_keras", "ratio_to_pytorch", "share_of_matmul_rate",
-                "share_of_matmul_rate_by_exact_count", "runs_agree_to_10_percent"):  # fmt: skip
+                "share_of_matmul_rate_by_exact_count", "runs_agree_to_10_percent", "bfloat16"):  # fmt: skip
         print(f"  {key}: {record[key]}")
 
 

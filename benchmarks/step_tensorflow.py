@@ -85,20 +85,25 @@ def _mean(step: Callable[[], object], steps: int) -> Callable[[], float]:
 def main() -> None:
     """Make one contender ready, then time one turn for every line on standard input."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("contender", choices=["ours", "stock", "matmul"])
+    parser.add_argument("contender", choices=["ours", "ours bfloat16", "stock", "matmul"])
     for name in ("resolution", "batch", "threads", "steps"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--allocator-as-is", action="store_true", help="leave the C library's allocator alone")
     options = parser.parse_args()
-    if options.contender == "ours" and not options.allocator_as_is:
+    if options.contender != "stock" and not options.allocator_as_is:
         allocator.keep_freed_memory()
+    kernels.allow(None, bfloat16="bfloat16" in options.contender)
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)
-    make = {"ours": ours, "stock": stock, "matmul": matmul}[options.contender]
+    make = {"ours": ours, "ours bfloat16": ours, "stock": stock, "matmul": matmul}[options.contender]
     turn = make(options.resolution, options.batch, options.steps)
     turn()
     print(
         json.dumps(
-            {"tensorflow": tf.__version__, "keras": keras.__version__, "kernels": kernels.status().partition(" (")[0]}
+            {
+                "tensorflow": tf.__version__,
+                "keras": keras.__version__,
+                options.contender: kernels.status().partition(" (")[0],
+            }
         ),
         flush=True,
     )

@@ -19,6 +19,9 @@ NAMES = {
     "pytorch channels-last": "PyTorch 2.13, channels-last",
     "pytorch contiguous compiled": "PyTorch 2.13, compiled",
     "pytorch contiguous": "PyTorch 2.13",
+    "pytorch channels-last bfloat16": "PyTorch 2.13, channels-last, autocast to bfloat16",
+    "pytorch channels-last bfloat16 compiled": "PyTorch 2.13, channels-last, compiled, autocast to bfloat16",
+    "ours bfloat16": "ours, products in bfloat16 (`--precision bfloat16`)",
 }
 
 
@@ -58,7 +61,7 @@ def each_run(runs: Sequence[dict[str, Any]]) -> str:
                                 ("val_accuracy", "test_accuracy", "test_accuracy_with_flips"))  # fmt: skip
         reached = "–" if run["seconds_to_94_5"] is None else f"{run['seconds_to_94_5']:.0f}"
         lines.append(
-            f"| {run['recipe']} | {run['seed']} | {run['ranks']} | {run['epochs']} | {accuracies} | "
+            f"| {accuracy.title(run)} | {run['seed']} | {run['ranks']} | {run['epochs']} | {accuracies} | "
             f"{run['seconds']:.0f} | {reached} | {run['weights']} |"
         )
     return "\n".join(lines)
@@ -67,15 +70,19 @@ def each_run(runs: Sequence[dict[str, Any]]) -> str:
 def speed(runs: Sequence[dict[str, Any]], stock: dict[str, Any]) -> str:
     """How many times as long the original's 20 epochs take in stock `fit` as `fast` takes to 94.5 %."""
     original = stock["seconds_for_20_epochs_extrapolated"]
-    reached = [run["seconds_to_94_5"] for run in runs if run["recipe"] == "fast" and run["seconds_to_94_5"]]
-    if not reached:
-        return "`fast` has not reached 94.5 %."
-    seconds = statistics.median(reached)
-    return (
-        f"The original recipe's 20 epochs in the stock model's own `fit`: {original:,.0f} s (extrapolated from "
-        f"{stock['images_per_second']:.0f} images/s). `fast` to 94.5 % validation: median {seconds:.0f} s, "
-        f"**1/{original / seconds:.1f}** of that."
+    text = (
+        f"The original recipe's 20 epochs in the stock model's own `fit`, on the same machine: {original:,.0f} s "
+        f"(extrapolated from {stock['images_per_second']:.0f} images/s)."
     )
+    for precision in dict.fromkeys(run["precision"] for run in runs if run["recipe"] == "fast"):
+        mine = [run for run in runs if (run["recipe"], run["precision"]) == ("fast", precision)]
+        reached = [run["seconds_to_94_5"] for run in mine if run["seconds_to_94_5"]]
+        text += f" `fast` in {precision} reached 94.5 % validation with {len(reached)} of {len(mine)} seeds"
+        if reached:
+            seconds = statistics.median(reached)
+            text += f", in {seconds:.0f} s (median): **1/{original / seconds:.1f}** of that"
+        text += "."
+    return text
 
 
 def step(record: dict[str, Any]) -> str:
