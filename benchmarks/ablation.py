@@ -19,10 +19,10 @@ from job.config import Config, resolve
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "fast": {
         "as it is": {},
-        "no middle stage": {"stages": [[0.625, 32]]},
-        "twice the rate": {"learning_rate": 0.004},
-        "shifts of ±1 px": {"shift": 1},
-        "no shifts": {"shift": 0},
+        "shifts of ±2 px": {"shift": 2},
+        "8 epochs: 4 at 32 px, 2 at 40, 2 at 48": {"epochs": 8, "stages": [[0.5, 32], [0.25, 40]]},
+        "4 epochs": {"epochs": 4},
+        "half the rate": {"learning_rate": 0.001},
         "no dropout": {"dropout": 0.0},
         "no label smoothing": {"label_smoothing": 0.0},
         "cosine": {"schedule": "cosine"},
@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 1 on (1)")
     parser.add_argument("--epochs", type=int, help="fewer or more than the recipe's")
     parser.add_argument("--weights", default="imagenet", help="as for job.train")
+    parser.add_argument("--precision", default="float32", help="as for job.train")
     parser.add_argument("--folder", type=Path, default=Path("runs/ablation"), help="where the runs are kept")
     parser.add_argument("--json", type=Path, help="write the record here")
     args = parser.parse_args()
@@ -53,8 +54,9 @@ def main() -> None:
     for name in names:
         for seed in range(1, args.seeds + 1):
             folder = args.folder / f"{args.recipe}-{name.replace(' ', '-')}-{seed}"
-            options = {"recipe": args.recipe, "seed": seed, "weights": args.weights, "run": str(folder)}
-            options |= VARIANTS[args.recipe][name] | ({"epochs": args.epochs} if args.epochs else {})
+            options = {"recipe": args.recipe, "seed": seed, "run": str(folder)}
+            options |= {"weights": args.weights, "precision": args.precision}
+            options |= ({"epochs": args.epochs} if args.epochs else {}) | VARIANTS[args.recipe][name]
             rows.append({"variant": name, "seed": seed, **trained(resolve([options]))})
             print(f"{name}, seed {seed}: validation {100 * rows[-1]['val_accuracy']:.2f}", flush=True)
     print(table(rows))
@@ -63,6 +65,7 @@ def main() -> None:
             "command": shlex.join(sys.orig_argv),
             "recipe": args.recipe,
             "weights": Path(args.weights).name,
+            "precision": args.precision,
             "rows": rows,
         }
         args.json.write_text(json.dumps(record, indent=1) + "\n")
