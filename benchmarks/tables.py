@@ -42,7 +42,10 @@ def main() -> None:
     }
     if (RECORDS / "ablation.json").exists():
         tables["ablation"] = ablation.table(_record("ablation.json")["rows"])
-    for path in (ROOT / "docs/results.md", ROOT / "docs/performance.md", ROOT / "README.md"):
+    if (RECORDS / "images.json").exists():
+        tables |= {f"image {target}": image(found) for target, found in _record("images.json").items()}
+    pages = ("docs/results.md", "docs/performance.md", "docs/images.md", "README.md")
+    for path in (ROOT / page for page in pages):
         text = path.read_text()
         for name, table in tables.items():
             before, found, rest = text.partition(f"<!-- {name} -->\n")
@@ -142,6 +145,14 @@ def ranks(record: dict[str, Any]) -> str:
         f"Peak memory of a rank, by number of ranks: {peaks}.",
     ]
     return "\n".join(lines)
+
+
+def image(found: dict[str, Any]) -> str:
+    """What an image takes, part by part."""
+    return (
+        f"{found['bytes'] / 1e9:.2f} GB, built from {found['revision'][:12]}, {found['date']}, {found['engine']}:\n\n"
+        f"{found['shares']}"
+    )
 
 
 def messages(rows: Sequence[dict[str, Any]]) -> str:

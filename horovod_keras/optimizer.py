@@ -60,7 +60,6 @@ class Exchange:
             return dense
         begun = _time_after(dense)
         means, common, agreed = self._through_memory(dense) if self._share_memory(dense) else self._by_message(dense)
-        self._add_up(means)
         for variable, value in zip(self.common, common, strict=True):
             variable.assign(value)
         self.agreed.assign(agreed)
@@ -82,7 +81,9 @@ class Exchange:
             results |= {i: tf.cast(part, dtype) for i, part in zip(indices, parts, strict=True)}
         # Never compressed: moving statistics are sums of small differences.
         *common, agreed = self._mean_together([*self.common, self.requests], "common")
-        return [results[index] for index in range(len(dense))], common, agreed
+        means = [results[index] for index in range(len(dense))]
+        self._add_up(means)
+        return means, common, agreed
 
     def _share_memory(self, dense: Sequence[tf.Tensor]) -> bool:
         """Whether gradients go through shared memory; made at the first update of a world, which all ranks trace."""
@@ -100,7 +101,9 @@ class Exchange:
         with tf.control_dependencies([written]):
             *common, agreed = self._mean_together([*self.common, tf.identity(self.requests)], "common")
         with tf.control_dependencies([agreed]):
-            means = tf.numpy_function(self._memory.means, [], [gradient.dtype for gradient in dense])
+            dtypes = [*(gradient.dtype for gradient in dense), tf.float64]
+            *means, total = tf.numpy_function(self._memory.means, [], dtypes)
+        self.total.assign(tf.cast(tf.ensure_shape(total, ()), self.total.dtype))
         for mean, gradient in zip(means, dense, strict=True):
             mean.set_shape(gradient.shape)
         return means, common, agreed

@@ -78,11 +78,16 @@ class SharedMemory:
         return np.float32(0)
 
     def means(self) -> list[np.ndarray]:
-        """The mean over ranks of each array written last, added up in the order of ranks: the same bits on all."""
+        """The mean over ranks of each array written last, added up in the order of ranks: the same bits on all.
+
+        And, as the last, float64 [], the sum of all their values.
+        """
         results, all_ranks = self._means[self._turn], [halves[self._turn] for halves in self._halves]
-        for result, *arrays in zip(results, *all_ranks, strict=True):
-            _mean(arrays, result)
-        return results
+        total = np.float64(0)
+        with np.errstate(all="ignore"):  # whoever asks for the sum looks at it
+            for result, *arrays in zip(results, *all_ranks, strict=True):
+                total += _mean(arrays, result)
+        return [*results, np.asarray(total)]
 
 
 def _aligned(size: int) -> Bytes:
@@ -91,7 +96,9 @@ def _aligned(size: int) -> Bytes:
     return memory[-memory.ctypes.data % _ALIGNMENT :][:size]
 
 
-def _mean(arrays: Sequence[np.ndarray], result: np.ndarray) -> None:
+def _mean(arrays: Sequence[np.ndarray], result: np.ndarray) -> np.float64:
+    """Write the mean, and give the sum of its values, taken while they are in a core's cache."""
+    total = np.float64(0)
     flat, sources = result.reshape(-1), [array.reshape(-1) for array in arrays]
     scale = flat.dtype.type(1 / len(arrays))
     step = _CHUNK // flat.itemsize
@@ -101,6 +108,8 @@ def _mean(arrays: Sequence[np.ndarray], result: np.ndarray) -> None:
         for source in sources[2:]:
             part += source[start : start + step]
         part *= scale
+        total += np.float64(part.sum())
+    return total
 
 
 def shared_memory(ranks: Collectives, tensors: Sequence[tf.Tensor]) -> SharedMemory | None:

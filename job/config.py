@@ -147,6 +147,10 @@ def resolve(overrides: Sequence[Mapping[str, Any]]) -> Config:
     for name in ("data_dir", "run", "config"):
         if given.get(name) == "":
             raise InputError(f"option {name}: received an empty path. Name a path, or leave the option out.")
+    for name in given.keys() & options().keys():
+        # To Python `yes` and `true` in a YAML file are numbers, too.
+        if isinstance(given[name], bool) and options()[name].annotation is not bool:
+            raise InputError(f"option {name}: can't be yes or no; received {given[name]}.")
     try:
         config = Config(**defaults | given)
     except ValidationError as error:

@@ -246,6 +246,7 @@ BAD = {
     "run folder is a file": (["--run", "/etc/hostname"], "/etc/hostname"),
     "configuration file missing": (["--config", "/nowhere.yaml"], "/nowhere.yaml"),
     "protocol of 2017 without its choice": (["--protocol", "original", "--recipe", "fast"], "--select best"),
+    "yes for a number": (["--config", "BOOLEAN"], "epochs"),
     "weight decay without adamw": (["--weight-decay", "0.1"], "adamw"),
 }
 
@@ -253,6 +254,8 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_gets_one_line_and_exit_code_2(launch, tmp_path, case) -> None:
     options, named = BAD[case]
+    (tmp_path / "yes.yaml").write_text("epochs: true\n")
+    options = [str(tmp_path / "yes.yaml") if word == "BOOLEAN" else word for word in options]
     done = train(launch, 0, tmp_path / "run", *options)
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -269,44 +272,10 @@ def test_two_ranks_print_a_configuration_error_once(launch, tmp_path, options, n
     assert "Exit code: 2" in done.stderr
 
 
-def test_a_full_disk_ends_the_run_with_one_line(launch, tmp_path) -> None:
-    small = tmp_path / "disk"
-    small.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", small], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("a small file system can't be mounted here: needs root")
-    try:
-        done = train(launch, 0, small / "run")
-    finally:
-        subprocess.run(["umount", small], check=True)
-    assert done.returncode == 1
-    assert "No space left on device" in done.stderr.strip().splitlines()[-1]
-    assert "Traceback" not in done.stderr
-
-
 def test_a_refused_run_leaves_its_folder_to_the_corrected_command(launch, tmp_path) -> None:
     assert train(launch, 0, tmp_path / "run", "--weights", "/nowhere.h5").returncode == 2
     done = train(launch, 0, tmp_path / "run")
     assert done.returncode == 0, done.stderr
-
-
-def test_a_full_disk_at_the_start_is_one_line_from_one_of_two_ranks(launch, tmp_path) -> None:
-    small = tmp_path / "disk"
-    small.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", small]
-    if subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("a small file system can't be mounted here: needs root")
-    try:
-        (small / "fill").write_bytes(b"0" * 4096)
-        done = train(launch, 2, small / "run")
-    finally:
-        subprocess.run(["umount", small], check=True)
-    assert done.returncode == 1
-    ours = [line for line in done.stderr.splitlines() if line.startswith("[")]
-    assert len([line for line in ours if "No space left on device" in line]) == 1
-    assert not [line for line in ours if "Traceback" in line]
 
 
 def test_help_lists_every_option_and_needs_no_tensorflow(launch) -> None:
