@@ -88,7 +88,7 @@ def summary(recipe: str, seed: int, folder: Path) -> dict[str, Any]:
         "protocol",
     )
     named = {name: result[name] for name in names}
-    named["weights"] = Path(result["weights"]).name  # where the file lay is nobody's business
+    named["weights"] = Path(result["weights"]).resolve().name  # where the file lay is nobody's business
     how = {"command": shlex.join(sys.orig_argv[1:]), "environment": environment}
     return {"recipe": recipe, "seed": seed, "seconds_to_94_5": reached} | named | how | {"history": epochs(folder)}
 
