@@ -33,6 +33,7 @@ def main() -> None:
         "runs": each_run(runs),
         "speed": speed(runs, _record("stock.json")),
         "step": step(step_record),
+        "step in bfloat16": step(_record("step_amx.json")),
         "work": work(step_record["table"]),
         "ranks": ranks(scaling_record),
         "messages": messages(scaling_record["messages"]),
@@ -109,6 +110,11 @@ def step(record: dict[str, Any]) -> str:
         f"The machine's large matrix product reaches {rate:.0f} GFLOP/s.",
         f"At 213 MFLOP an image our step is {share:.0f} % of that rate.",
     ]
+    if halved := record.get("bfloat16"):
+        lines.append(
+            f"In bfloat16: {halved['images_per_second']:,.0f} images/s, {halved['ratio_to_pytorch_bfloat16']:.2f} times "
+            f"PyTorch's quickest autocast and {halved['ratio_to_stock_keras']:.2f} times stock Keras."
+        )
     return "\n".join(lines)
 
 

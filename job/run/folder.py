@@ -161,7 +161,7 @@ def _epoch(line: str) -> float:
 def environment(ranks: int, threads: int, kernels: str) -> dict[str, Any]:
     """What a result depends on beside the configuration: versions, machine, commit, command."""
     return {
-        "command": shlex.join(sys.orig_argv),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),  # wherever it lies
         "commit": _commit(),
         "python": platform.python_version(),
         "libraries": {d.name: d.version for d in metadata.distributions() if d.name.replace("_", "-") in LIBRARIES},
