@@ -113,7 +113,8 @@ def step(record: dict[str, Any]) -> str:
     if halved := record.get("bfloat16"):
         lines.append(
             f"In bfloat16: {halved['images_per_second']:,.0f} images/s, "
-            f"{halved['ratio_to_pytorch_bfloat16']:.2f} times PyTorch's quickest autocast and {halved['ratio_to_stock_keras']:.2f} times stock Keras."
+            f"{halved['ratio_to_pytorch_bfloat16']:.2f} times PyTorch's quickest autocast and "
+            f"{halved['ratio_to_stock_keras']:.2f} times stock Keras."
         )
     return "\n".join(lines)
 
