@@ -46,7 +46,11 @@ _FIELDS = [
     ("loss", pa.float64(), "mean cross-entropy there, in nats"),
     ("images_per_second", pa.float64(), "in training, all ranks together"),
     ("seconds", pa.float64(), "of the epoch with its validation"),
-    ("training_seconds", pa.float64(), "of the trial so far; with pbt those of the weights' ancestors too"),
+    (
+        "training_seconds",
+        pa.float64(),
+        "of the trial so far, at its end by seconds with the epoch that was cut; with pbt the weights' ancestors' too",
+    ),
     ("cost", pa.float64(), "rank-seconds so far: training_seconds times ranks"),
     ("time", pa.timestamp("ms", tz="UTC"), "when the result came in"),
     ("settings", pa.string(), "the trial's point of the space in this epoch, as JSON; confirmed ones with their seed"),

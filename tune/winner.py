@@ -49,7 +49,7 @@ def finish(search: Search, work: Task, best: Summary, trial: Trial) -> dict[str,
     assert trial.checkpoint is not None
     with trial.checkpoint.as_directory() as folder:
         _, files = read_checkpoint(Path(folder))
-    # By seconds, a trial's last epoch is where its time ran out.
+    # By seconds, the run ends with the last epoch for which there was time.
     options = {**work.fixed, **best.settings, "threads": work.cpus, "run": str(Path(work.folder) / "best")}
     if best.whole:
         options["epochs"] = best.epochs
