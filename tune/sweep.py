@@ -116,12 +116,17 @@ def estimated(search: Search, work: "Task", slots: int) -> "Estimate":
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGTERM is a Ctrl-C: Tune ends at once and keeps everything."""
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    """SIGTERM is a Ctrl-C: Tune ends at once and keeps everything. A script's background job would ignore Ctrl-C."""
+    handlers = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: lambda *_: os.kill(os.getpid(), signal.SIGINT),
+    }
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
