@@ -1,10 +1,14 @@
-"""What stopping hopeless trials early is worth: ASHA against no scheduler, at the same total budget.
+"""What stopping hopeless trials early is worth, and what a trial costs beyond its training.
 
-python -m benchmarks.search [--data-dir DIR] [--json FILE] [--picture FILE]
+python -m benchmarks.search [--data-dir DIR] [--records DIR] [--picture FILE]
+python -m benchmarks.search --only overhead    # about two minutes
 
-For each seed two random searches over learning rate and dropout run one after the other: one without a scheduler, and
-one with ASHA and three times as many trials. Both are then cut at the cost (rank-seconds of training) that the cheaper
-of the two had in all, and what counts is the best validation accuracy that was reached by then.
+Overhead: trials of one epoch each run one after another on all cores; what lies between the ends of two epochs, less
+the epoch, is Tune's, the group's and the job's own. The first trial's has the start of Ray and TensorFlow's import too.
+
+ASHA against no scheduler, at the same total budget: for each seed two random searches over learning rate and dropout,
+one without a scheduler, and one with ASHA and three times as many trials. Both are then cut at the cost (rank-seconds
+of training) that the cheaper of the two had in all, and what counts is the best validation accuracy reached by then.
 """
 
 import argparse
@@ -14,60 +18,98 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from job.run.folder import processor
-from tune.records import Row, read
+from job.run.folder import environment
+from tune.records import Row, read, summaries
 
 TRIALS = 5
 EPOCHS = 9
 SEEDS = (1, 2, 3)
+IMAGES = 2500
 OPTIONS = (
-    f"--epochs {EPOCHS} --limit-train 2500 --limit-eval 2000 --resolution 32 --weights none --global-batch 64"
+    f"--limit-train {IMAGES} --limit-eval 2000 --resolution 32 --weights none --global-batch 64"
     " --input-range=-1..1 --batch-norm-momentum 0.9 --search random --no-measure"
 ).split()
 SCHEDULERS = {"none": TRIALS, "asha": 3 * TRIALS}
+ONE_BY_ONE = ["--epochs", "1", "--trials", "6", "--scheduler", "none", "--cpus-per-rank", str(os.cpu_count())]
 
 
 def main() -> None:
-    """Run both searches for each seed, print and record."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description="Measure ASHA against none.")
+    """Run the searches, print and record."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description="Measure searches.")
     parser.add_argument("--data-dir", type=Path, help="where Fashion-MNIST is")
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/records/search/asha.json"), help="the record")
-    parser.add_argument("--picture", type=Path, help="draw the record as a picture too (PNG or SVG)")
+    parser.add_argument("--only", choices=["overhead", "asha"], help="which of the two; default both")
+    parser.add_argument("--records", type=Path, default=Path("benchmarks/records/search"), help="folder of the records")
+    parser.add_argument("--picture", type=Path, help="draw ASHA's record as a picture too (PNG or SVG)")
     options = parser.parse_args()
-    runs = []
+    options.records.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        for seed in SEEDS:
-            books = {name: _search(Path(scratch), name, seed, options.data_dir) for name in SCHEDULERS}
-            runs.append({"seed": seed} | compare(books))
-            print(json.dumps({name: value for name, value in runs[-1].items() if name != "curves"}), flush=True)
+        if options.only != "asha":
+            started = datetime.now(UTC)
+            rows = _search(Path(scratch) / "overhead", options.data_dir, *ONE_BY_ONE)
+            _write(options.records / "overhead.json", ONE_BY_ONE, overhead(rows, started))
+        if options.only != "overhead":
+            record = measure_asha(Path(scratch), options.data_dir)
+            _write(options.records / "asha.json", [f"--epochs {EPOCHS}"], record)
+            if options.picture:
+                _draw(record, options.picture)
+
+
+def overhead(rows: list[Row], started: datetime) -> dict[str, Any]:
+    """Seconds of each trial beyond its epochs, of a search that started then and made one after another."""
+    trials = summaries(rows, "search")
+    ends = [started, *(trial.rows[-1]["time"] for trial in trials)]
+    beyond = [
+        (end - start).total_seconds() - trial.rows[-1]["training_seconds"]
+        for trial, start, end in zip(trials, ends, ends[1:], strict=False)
+    ]
+    later = beyond[1:]
+    print(f"beyond its epoch a trial takes {statistics.mean(later):.1f} s; the first {beyond[0]:.1f} s, start included")
+    return {
+        "mean": statistics.mean(later),
+        "standard_deviation": statistics.stdev(later),
+        "first_with_start_and_import": beyond[0],
+        "seconds": [round(seconds, 2) for seconds in beyond],
+    }
+
+
+def measure_asha(scratch: Path, data_dir: Path | None) -> dict[str, Any]:
+    """Both searches for each seed, and what ASHA gained."""
+    runs = []
+    for seed in SEEDS:
+        books = {
+            name: _search(
+                scratch / f"{name}-{seed}",
+                data_dir,
+                *("--epochs", str(EPOCHS), "--scheduler", name, "--trials", str(trials), "--seed", str(seed)),
+            )
+            for name, trials in SCHEDULERS.items()
+        }
+        runs.append({"seed": seed} | compare(books))
+        print(json.dumps({name: value for name, value in runs[-1].items() if name != "curves"}), flush=True)
     gains = [run["asha"]["score"] - run["none"]["score"] for run in runs]
-    record = {
-        "command": "python -m benchmarks.search",
-        "options": " ".join(OPTIONS),
+    print(f"ASHA against none at the same budget: {100 * statistics.mean(gains):+.2f} points, seeds {gains}")
+    return {
         "trials": SCHEDULERS,
-        "cores": os.cpu_count(),
-        "processor": processor(),
         "mean_gain": statistics.mean(gains),
         "standard_deviation_of_gain": statistics.stdev(gains),
         "runs": runs,
     }
-    print(f"ASHA against none at the same budget: {100 * record['mean_gain']:+.2f} points, seeds {gains}")
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(record, indent=1) + "\n")
-    if options.picture:
-        _draw(record, options.picture)
 
 
-def _search(scratch: Path, scheduler: str, seed: int, data_dir: Path | None) -> list[Row]:
-    out = scratch / f"{scheduler}-{seed}"
+def _search(out: Path, data_dir: Path | None, *args: str) -> list[Row]:
     data = ["--data-dir", str(data_dir)] if data_dir else []
-    command = [sys.executable, "-m", "tune.sweep", *OPTIONS, *data, "--out", str(out)]
-    command += ["--scheduler", scheduler, "--trials", str(SCHEDULERS[scheduler]), "--seed", str(seed)]
+    command = [sys.executable, "-m", "tune.sweep", *OPTIONS, *data, "--out", str(out), *args]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return read(out / "trials.parquet")
+
+
+def _write(path: Path, args: list[str], record: dict[str, Any]) -> None:
+    machine = environment(1, 1, "as each rank finds them")
+    path.write_text(json.dumps({"options": " ".join([*OPTIONS, *args]), **machine, **record}, indent=1) + "\n")
 
 
 def compare(books: dict[str, list[Row]]) -> dict[str, Any]:
@@ -101,7 +143,7 @@ def _draw(record: dict[str, Any], picture: Path) -> None:
             shown = [point for point in curve if point[0] <= run["budget"]]
             label = name if run is record["runs"][0] else None
             axes.step(*zip(*shown, strict=True), where="post", color=colours[name], label=label, alpha=0.9)
-    axes.set_xlabel(f"cost of all trials together, rank-seconds ({record['processor']})")
+    axes.set_xlabel("cost of all trials together, rank-seconds")
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.1f} %")
     axes.set_ylabel("best validation accuracy so far")
     axes.spines[["top", "right"]].set_visible(False)

@@ -217,10 +217,10 @@ def read_flags(
             cli_avoid_json=True,
             cli_exit_on_error=False,
         )
+        return dict(source())
     except SettingsError as error:
         message = str(error).removeprefix("error parsing CLI: ")
         raise InputError(f"{message}. `{program} --help` lists the options.") from None
-    return dict(source())
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import matplotlib as mpl
@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from job.run.charts import Chart
 from job.run.svg import FIRST, MUTED, RULE, SECOND, STYLE, inline_svg
-from tune.records import Summary
+from tune.records import Summary, spread
 
 _PERCENT = FuncFormatter(lambda value, _: f"{100 * value:.4g} %")
 _BEST = 5
@@ -160,10 +160,10 @@ def confirmed_chart(groups: Sequence[Sequence[Summary]]) -> Chart:
         texts = []
         for place, group in enumerate(reversed(groups)):
             scores = [t.score for t in group]
-            spread = stdev(scores) if len(scores) > 1 else 0.0
+            width = spread(group)
             axes.plot(scores, [place] * len(scores), "o", color=MUTED, alpha=0.5, markersize=5)
-            axes.errorbar(mean(scores), place, xerr=spread, fmt="o", color=FIRST, capsize=4, linewidth=2, markersize=7)
-            texts.append(f"{mean(scores):.2%} ± {100 * spread:.2f}")
+            axes.errorbar(mean(scores), place, xerr=width, fmt="o", color=FIRST, capsize=4, linewidth=2, markersize=7)
+            texts.append(f"{mean(scores):.2%} ± {100 * width:.2f}")
         axes.set_yticks(range(len(groups)), [f"setting {len(groups) - place}" for place in range(len(groups))])
         axes.set_ylim(-0.6, len(groups) - 0.4)
         axes.grid(visible=True, axis="x")
@@ -190,10 +190,10 @@ def _accuracy(axes: Axes) -> None:
 
 def _levels(trials: Sequence[Summary], name: str) -> list[str]:
     """The values of a parameter that isn't a number, in order; none if it is one."""
-    values = {t.settings[name] for t in trials}
+    values = [t.settings[name] for t in trials]
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return []
-    return sorted(map(str, values))
+    return sorted({str(value) for value in values})
 
 
 def _scaled(values: Sequence[Any], log: bool) -> tuple[list[float], Any, Any]:

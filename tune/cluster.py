@@ -8,9 +8,10 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 
 import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from job.config import Config
-from job.errors import InputError
+from job.errors import InputError, RunError
 from tune.settings import Search
 from tune.trial import GIB, TRIAL_MEMORY, Task
 
@@ -19,6 +20,9 @@ from tune.trial import GIB, TRIAL_MEMORY, Task
 _BASE = 1.2 * GIB
 _PER_PIXEL = 600
 _ADVICE = "Lower --ranks-per-trial, --cpus-per-rank, --memory-per-rank or the largest resolution."
+# Seconds for which others may hold what a trial needs: until that is said, and until the search gives up.
+_PATIENCE = 10
+_MOST_PATIENCE = 1800
 
 
 @contextlib.contextmanager
@@ -86,16 +90,41 @@ def slots(search: Search, work: Task) -> int:
         count += 1
     if not count:
         largest = search.space.largest()
-        have = "; ".join(
-            f"{n.get('CPU', 0):g} CPU, {n.get('GPU', 0):g} GPU, {n.get('memory', 0) / GIB:.1f} GiB" for n in nodes()
-        )
         raise InputError(
-            f"a trial doesn't fit the cluster: it needs {work.ranks} rank(s) of {work.cpus} CPU, {work.gpus} GPU and "
-            f"{work.memory / GIB:.1f} GiB of memory (at {max(largest.resolutions())} px with a global batch of "
-            f"{largest.global_batch}) and {TRIAL_MEMORY / GIB:.2g} GiB for itself; there are {len(nodes())} node(s): "
-            f"{have}. {_ADVICE}"
+            f"a trial doesn't fit the cluster: it needs {_needs(work)} (at {max(largest.resolutions())} px with a "
+            f"global batch of {largest.global_batch}) and {TRIAL_MEMORY / GIB:.2g} GiB for itself; there are "
+            f"{len(nodes())} node(s): {'; '.join(map(_amounts, nodes()))}. {_ADVICE}"
         )
     return count
+
+
+@contextlib.contextmanager
+def reserved(work: Task) -> Iterator[PlacementGroup]:
+    """What one trial needs; says so if others hold it.
+
+    Raises:
+        RunError: they hold it for too long.
+    """
+    request = work.resources()
+    bundles = placement_group(request.bundles, strategy=request.strategy)
+    try:
+        if not bundles.wait(_PATIENCE):
+            lack = f"a trial needs {_needs(work)}; free are {_amounts(ray.available_resources())} in all"
+            print(f"waiting up to {_MOST_PATIENCE} s for the cluster: {lack}", flush=True)
+            if not bundles.wait(_MOST_PATIENCE):
+                raise RunError(f"the cluster is busy: {lack}. Try again later; the same command goes on.")
+        yield bundles
+    finally:
+        remove_placement_group(bundles)
+
+
+def _needs(work: Task) -> str:
+    return f"{work.ranks} rank(s) of {work.cpus} CPU, {work.gpus} GPU and {work.memory / GIB:.1f} GiB of memory"
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    cpus, gpus, memory = (resources.get(name, 0) for name in ("CPU", "GPU", "memory"))
+    return f"{cpus:g} CPU, {gpus:g} GPU, {memory / GIB:.1f} GiB"
 
 
 def nodes() -> list[Mapping[str, float]]:

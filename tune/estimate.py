@@ -1,6 +1,8 @@
 """How long a search takes: an epoch costs about as much for each pixel of its inputs, whatever the resolution."""
 
-from collections.abc import Sequence
+import heapq
+import json
+from collections.abc import Iterable, Sequence
 
 from job.config import Config
 from tune.records import Summary
@@ -12,10 +14,10 @@ _WITH_VALIDATION = 1.04
 
 
 class Estimate:
-    """Time left, as if no trial were stopped early: an upper bound.
+    """Time left, as if no trial were stopped early.
 
     Args:
-        search: of which all trials count.
+        search: of which all trials count, and the confirmations.
         slots: trials at a time.
         speed: images per second of a trial's ranks together; None if nothing has been measured.
         at: the configuration that was measured.
@@ -23,7 +25,8 @@ class Estimate:
 
     def __init__(self, search: Search, slots: int, speed: float | None, at: Config | None) -> None:
         self._search, self._slots = search, slots
-        self._pixels = search.space.pixels()
+        self._mean_pixels = search.space.pixels()
+        self._pixels_of: dict[str, float] = {}
         self._measured: float | None = None
         if speed and at:
             images = at.limit_train or TRAINING_IMAGES
@@ -31,24 +34,37 @@ class Estimate:
 
     def left(self, trials: Sequence[Summary]) -> float | None:
         """Seconds that the rest will take; None before anything is known about the speed."""
-        settings, space = self._search.settings, self._search.space
-        rate = self._rate(trials)
-        if rate is None:
-            return None
-        to_come = max(0, self._search.count() - len(trials))
+        settings = self._search.settings
+        running = [t for t in trials if t.status == "running"]
         if settings.budget == "seconds":
-            spent = [t.rows[-1]["training_seconds"] or 0.0 for t in trials if t.status == "running"]
-            total = sum(max(0.0, settings.seconds - s) for s in spent) + to_come * settings.seconds
+            whole = settings.seconds
+            rests = [whole - (t.rows[-1]["training_seconds"] or 0.0) for t in running]
+        elif (rate := self._rate(trials)) is not None:
+            whole = rate * settings.epochs * self._mean_pixels
+            rests = [rate * (settings.epochs - t.epochs) * self._pixels(t) for t in running]
         else:
-            running = ((settings.epochs - t.epochs) * space.pixels(t.settings) for t in trials if t.status == "running")
-            total = rate * (sum(running) + to_come * settings.epochs * self._pixels)
-        return total / self._slots
+            return None
+        to_come = self._search.count() - len(trials)
+        again = settings.confirm * settings.seeds
+        return self._one_after_another([*rests, *[whole] * to_come]) + self._one_after_another([whole] * again)
+
+    def _one_after_another(self, seconds: Iterable[float]) -> float:
+        """Seconds until the last has ended, where each begins as soon as a slot is free."""
+        ends = [0.0] * self._slots
+        for each in seconds:
+            heapq.heapreplace(ends, ends[0] + max(0.0, each))
+        return max(ends)
 
     def _rate(self, trials: Sequence[Summary]) -> float | None:
         """Seconds of an epoch for each pixel of its inputs."""
-        rows = [
-            (row["seconds"], self._search.space.pixels(t.settings)) for t in trials for row in t.rows if row["seconds"]
-        ]
-        if not rows:
+        epochs = [(row["seconds"], self._pixels(t)) for t in trials for row in t.rows if row["seconds"]]
+        if not epochs:
             return self._measured
-        return sum(seconds for seconds, _ in rows) / sum(pixels for _, pixels in rows)
+        return sum(seconds for seconds, _ in epochs) / sum(pixels for _, pixels in epochs)
+
+    def _pixels(self, trial: Summary) -> float:
+        """Kept, since a table asks for all trials twice a second."""
+        key = json.dumps(trial.settings)
+        if key not in self._pixels_of:
+            self._pixels_of[key] = self._search.space.pixels(trial.settings)
+        return self._pixels_of[key]

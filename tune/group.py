@@ -24,6 +24,11 @@ from tune.member import Failure, MemberProcess
 
 # Seconds in which the other ranks of a failed group may say what they died of: one of them knows the cause.
 _LAST_WORDS = 3.0
+# Seconds for the processes to start, once they have their resources, and for one of them to answer at all.
+_START = 300.0
+_SILENCE = 300.0
+# Seconds for which rank 0 may hold back the answer whether there are reports.
+_TAKE = 10.0
 
 
 class GroupError(Exception):
@@ -36,6 +41,8 @@ class GroupError(Exception):
     def __init__(self, failures: list[Failure]) -> None:
         super().__init__("; ".join(f"rank {f.rank}: {f.kinds[0]}: {f.message}" for f in failures))
         self.failures = failures
+        if told := "".join(f"\nrank {f.rank}: {f.traceback}" for f in failures if f.traceback):
+            self.__cause__ = Exception(told)  # so that logs have it
 
     def __reduce__(self) -> tuple[Any, ...]:
         return GroupError, (self.failures,)
@@ -65,6 +72,7 @@ class ProcessGroup:
         self._running: dict[ray.ObjectRef, int] = {}
         self._results: dict[int, Any] = {}
         self._taking: ray.ObjectRef | None = None
+        self._answers_by = 0.0
         self._drained = True
         actor: Any = ray.remote(MemberProcess)
         started = [
@@ -80,7 +88,7 @@ class ProcessGroup:
             for index in range(ranks)
         ]
         try:
-            places = ray.get([process.place.remote() for process in started])
+            places = ray.get([process.place.remote() for process in started], timeout=_START)
         except BaseException:
             self._kill(started)
             raise
@@ -111,10 +119,11 @@ class ProcessGroup:
             raise RuntimeError("the group is running a function already: poll or stop it first.")
         size = len(self._processes)
         worlds = self._worlds()
-        ray.get([p.prepare.remote(rank, size, worlds[rank]) for rank, p in enumerate(self._processes)])
+        prepared = [p.prepare.remote(rank, size, worlds[rank]) for rank, p in enumerate(self._processes)]
+        ray.get(prepared, timeout=_SILENCE)
         self._results, self._drained = {}, False
         self._running = {p.execute.remote(function, args): rank for rank, p in enumerate(self._processes)}
-        self._take(10.0)
+        self._take(_TAKE)
 
     def poll(self, timeout: float) -> list[Any]:
         """What rank 0 has reported since the last call; empty when nothing came in `timeout` seconds or all is done.
@@ -125,15 +134,18 @@ class ProcessGroup:
         deadline = time.monotonic() + timeout
         while not self.finished:
             waited = [*self._running, *([self._taking] if self._taking else [])]
-            ready, _ = ray.wait(waited, timeout=max(0.0, deadline - time.monotonic()))
+            until = min(deadline, self._answers_by) if self._taking else deadline
+            ready, _ = ray.wait(waited, timeout=max(0.0, until - time.monotonic()))
             if not ready:
+                if until < deadline:
+                    raise self._failed([Failure(0, ("SilentError",), f"it hasn't answered for {_SILENCE:.0f} s", "")])
                 return []
             if ready[0] in self._running:
                 self._ended(ready[0])
                 continue
             reports = self._reports()
             if self._running:
-                self._take(10.0)
+                self._take(_TAKE)
             elif not self._drained:
                 # The call before may have come back just before the function's last report.
                 self._drained = True
@@ -188,6 +200,7 @@ class ProcessGroup:
 
     def _take(self, seconds: float) -> None:
         self._taking = self._processes[0].take.remote(seconds)
+        self._answers_by = time.monotonic() + seconds + _SILENCE
 
     def _reports(self) -> list[Any]:
         taking, self._taking = self._taking, None

@@ -22,10 +22,10 @@ class Display(Callback):
         journal: which has each result before this callback does.
         estimate: of the time left; None where there is none.
         wanted: number of trials of the phase.
-        epochs: of a trial's whole budget.
+        epochs: of a trial's whole budget; None where that is no number of epochs.
     """
 
-    def __init__(self, journal: Journal, estimate: Estimate | None, wanted: int, epochs: int) -> None:
+    def __init__(self, journal: Journal, estimate: Estimate | None, wanted: int, epochs: int | None) -> None:
         self._journal, self._estimate, self._wanted, self._epochs = journal, estimate, wanted, epochs
         self._console = Console(highlight=False)
         self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=2, transient=True)
@@ -46,7 +46,7 @@ class Display(Callback):
             found = self._trials()
             mine = next(t for t in found if t.trial == trial.trial_id)
             self._console.print(
-                f"trial {mine.number}, epoch {mine.epochs}/{self._epochs}: {percent(result['val_accuracy'])} on the "
+                f"trial {mine.number}, epoch {self._of_all(mine)}: {percent(result['val_accuracy'])} on the "
                 f"validation split; {self._best(found)}{self._left(found)}",
                 soft_wrap=True,
             )
@@ -67,13 +67,16 @@ class Display(Callback):
         found = next((t for t in self._trials() if t.trial == trial.trial_id), None)
         if found is None:
             return
-        if found.status not in ("done", "stopped", "running"):
-            self._console.print(f"trial {found.number} {found.status}: {found.rows[-1]['problem']}", soft_wrap=True)
+        if problem := found.rows[-1]["problem"]:
+            self._console.print(f"trial {found.number} {found.status}: {problem}", soft_wrap=True)
         elif found.status == "stopped" and not self._is_live:
             self._console.print(f"trial {found.number} stopped early after epoch {found.epochs}")
 
     def _trials(self) -> list[Summary]:
         return summaries(self._journal.rows, self._journal.phase)
+
+    def _of_all(self, trial: Summary) -> str:
+        return f"{trial.epochs}/{self._epochs}" if self._epochs else str(trial.epochs)
 
     @staticmethod
     def _best(found: list[Summary]) -> str:
@@ -100,7 +103,7 @@ class Display(Callback):
             values = [_short(t.settings.get(name, "")) for name in names]
             score, cost = percent(t.score) if t.epochs else "–", duration(t.cost)
             style = "bold" if t in best else "dim" if t.status == "stopped" else None
-            table.add_row(str(t.number), *values, f"{t.epochs}/{self._epochs}", score, cost, t.status, style=style)
+            table.add_row(str(t.number), *values, self._of_all(t), score, cost, t.status, style=style)
         return table
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 import pyarrow as pa
@@ -46,7 +46,11 @@ _FIELDS = [
     ("loss", pa.float64(), "mean cross-entropy there, in nats"),
     ("images_per_second", pa.float64(), "in training, all ranks together"),
     ("seconds", pa.float64(), "of the epoch with its validation"),
-    ("training_seconds", pa.float64(), "of the trial so far; with pbt those of the weights' ancestors too"),
+    (
+        "training_seconds",
+        pa.float64(),
+        "of the trial so far, at its end by seconds with the epoch that was cut; with pbt the weights' ancestors' too",
+    ),
     ("cost", pa.float64(), "rank-seconds so far: training_seconds times ranks"),
     ("time", pa.timestamp("ms", tz="UTC"), "when the result came in"),
     ("settings", pa.string(), "the trial's point of the space in this epoch, as JSON; confirmed ones with their seed"),
@@ -106,13 +110,28 @@ def ranked(trials: Iterable[Summary]) -> list[Summary]:
 
 
 def groups_of_seeds(trials: Sequence[Summary]) -> list[list[Summary]]:
-    """Confirmed trials of the same settings together, those with the best mean score first."""
+    """Confirmed trials of the same settings together, by seed: the complete groups first, the best mean before others.
+
+    So the first of a group is the one whose model is taken: by rule, since the luckiest would flatter the settings.
+    """
     groups: dict[str, list[Summary]] = {}
     for trial in trials:
-        if trial.whole:
+        if trial.whole and trial.epochs:
             point = {name: value for name, value in trial.settings.items() if name != "seed"}
             groups.setdefault(str(sorted(point.items())), []).append(trial)
-    return sorted(groups.values(), key=lambda group: -mean(t.score for t in group))
+    found = [sorted(group, key=lambda t: t.settings["seed"]) for group in groups.values()]
+    return sorted(found, key=lambda group: (-len(group), -mean(t.score for t in group)))
+
+
+def spread(group: Sequence[Summary]) -> float:
+    """Standard deviation of the scores over seeds; 0 for a single one."""
+    return stdev(t.score for t in group) if len(group) > 1 else 0.0
+
+
+def told(group: Sequence[Summary]) -> str:
+    """What settings reached: one trial's score, or the mean over seeds."""
+    average = mean(t.score for t in group)
+    return f"{average:.4f}" + (f" ± {spread(group):.4f} over {len(group)} seeds" if len(group) > 1 else "")
 
 
 def read(path: Path) -> list[Row]:
@@ -148,6 +167,8 @@ class Journal(Callback):
         self.path, self.phase = path, phase
         known = read(path) if path.exists() else []
         self._rows = {(row["phase"], row["trial"], row["epoch"]): row for row in known}
+        # Tune lists the trials in another order when it goes on.
+        self._numbers = {row["trial"]: row["number"] for row in known if row["phase"] == phase}
 
     @property
     def rows(self) -> list[Row]:
@@ -166,6 +187,11 @@ class Journal(Callback):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._note(trials, trial, {**(trial.last_result or {}), "problem": last_line(trial)}, "failed")
 
+    def _number(self, trials: list[Trial], trial: Trial) -> int:
+        for one in trials:
+            self._numbers.setdefault(one.trial_id, 1 + max(self._numbers.values(), default=0))
+        return self._numbers[trial.trial_id]
+
     def _note(self, trials: list[Trial], trial: Trial, result: Mapping[str, Any], status: str) -> None:
         mine = [row for (phase, name, _), row in self._rows.items() if (phase, name) == (self.phase, trial.trial_id)]
         epoch = int(result.get("epoch", 0))
@@ -175,10 +201,11 @@ class Journal(Callback):
         row |= {
             "phase": self.phase,
             "trial": trial.trial_id,
-            "number": 1 + trials.index(trial),
+            "number": self._number(trials, trial),
             "epoch": epoch,
             "time": datetime.now(UTC),
-            "settings": json.dumps(trial.config),
+            # A population's scheduler has given the trial its next settings already.
+            "settings": json.dumps(result.get("config", trial.config)),
         }
         self._rows[self.phase, trial.trial_id, epoch] = row
         if epoch:

@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import jinja2
@@ -21,7 +21,7 @@ from job.run.charts import Chart
 from job.run.checkpoints import write_atomically
 from job.run.report import Figure, duration, percent
 from tune import charts, records
-from tune.records import Summary, groups_of_seeds, ranked, summaries
+from tune.records import Summary, groups_of_seeds, ranked, spread, summaries
 from tune.space import Range, Space
 
 # Below this many trials any statement about importance would be noise.
@@ -54,7 +54,7 @@ def write_report(folder: Path) -> Path:
     names = list(space.parameters)
     log = frozenset(n for n, p in space.parameters.items() if isinstance(p, Range) and p.log)
     judged = [t for t in tried if t.status in ("done", "stopped", "running")] or tried
-    best = ranked(groups[0])[0] if groups else ranked(judged)[0] if ranked(judged) else judged[0]
+    best = groups[0][0] if groups else ranked(judged)[0] if ranked(judged) else judged[0]
     curve = next((t for t in tried if t.trial == best.trial), ranked(judged)[0] if ranked(judged) else judged[0])
     page = _template().render(
         name=folder.resolve().name,
@@ -66,7 +66,7 @@ def write_report(folder: Path) -> Path:
         charts=_charts(judged, curve, groups, names, space),
         front={t.trial for t in charts.pareto(judged)},
         trials=sorted(trials, key=lambda t: -t.score),
-        groups=[(g[0].settings, mean(t.score for t in g), _spread(g), len(g)) for g in groups],
+        groups=[(g[0].settings, mean(t.score for t in g), spread(g), len(g)) for g in groups],
         names=names,
         space=space.texts(),
         settings={n: v for n, v in settings.items() if n not in ("space", "job") and v is not None} | settings["job"],
@@ -85,7 +85,7 @@ def _headline(
 ) -> list[Figure]:
     if groups:
         group = groups[0]
-        note = f"± {100 * _spread(group):.2f} over {len(group)} seeds"
+        note = f"± {100 * spread(group):.2f} over {len(group)} seeds"
         figures = [Figure("Best validation accuracy", percent(mean(t.score for t in group)), note)]
     else:
         figures = [Figure("Best validation accuracy", percent(best.score), f"trial {best.number}, one seed")]
@@ -131,15 +131,11 @@ def importance(trials: Sequence[Summary], names: Sequence[str], space: Space) ->
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         for trial in trials:
-            point = {name: trial.settings[name] for name in names}
+            point = space.nearest(trial.settings)
             study.add_trial(optuna.trial.create_trial(params=point, distributions=distributions, value=trial.score))
         evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.25)
         found = optuna.importance.get_param_importances(study, evaluator=evaluator)
     return found if any(found.values()) else {}
-
-
-def _spread(group: Sequence[Summary]) -> float:
-    return stdev(t.score for t in group) if len(group) > 1 else 0.0
 
 
 def _template() -> jinja2.Template:

@@ -3,11 +3,14 @@
 import gc
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from job.errors import InputError
 from tune.member import Member
 
 if TYPE_CHECKING:
@@ -21,21 +24,56 @@ Options = Mapping[str, Any]
 _STEPS = 4
 
 
-def train(member: Member, options: Options, files: Files) -> None:
+class RefusedError(InputError):
+    """The options can't be used together, on this machine or another."""
+
+
+class Stop(threading.Event):
+    """What the job asks before each step: set when the group is told to end, or when the time is up.
+
+    Args:
+        told: that the group is told to end.
+        seconds: from now; None: no limit.
+    """
+
+    def __init__(self, told: threading.Event, seconds: float | None) -> None:
+        super().__init__()
+        self._told, self._start, self._seconds = told, time.monotonic(), seconds
+
+    def is_set(self) -> bool:
+        return self._told.is_set() or (self._seconds is not None and self.seconds() >= self._seconds)
+
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self._start
+
+
+def train(member: Member, options: Options, files: Files, seconds: float | None) -> float | None:
     """Train to the last epoch, or until told to stop; rank 0 reports each epoch's (record, checkpoint files).
 
     Args:
         options: of the job; `run` is a folder that is made, and removed again.
         files: the checkpoint to start from, by relative path, of a run that may have had other options; or nothing.
+        seconds: after which the ranks stop, within an epoch too; None: no limit.
+
+    Returns:
+        The seconds that it took if it was stopped; None if the last epoch was trained.
+
+    Raises:
+        RefusedError: the options can't be used together.
+        InputError: the data, the weights or the folder can't be used.
     """
     with _run(options, files) as (config, ranks):
-        _job()(
+        # One clock decides for all ranks: the job has them agree.
+        stop = Stop(member.stop, seconds if member.rank == 0 else None)
+        result = _job()(
             config,
             ranks,
-            stop=member.stop,
+            stop=stop,
             on_epoch=lambda record: member.report((record, _checkpoint(config.folder()))),
             test=False,
         )
+        return stop.seconds() if result["status"] == "preempted" else None
 
 
 def finish(member: Member, options: Options, files: Files) -> Files:
@@ -71,12 +109,16 @@ def _run(options: Options, files: Files) -> Iterator[tuple["Config", "Collective
     import keras
 
     from job.config import resolve
-    from job.run import world
+    from job.run import start, world
 
-    config = resolve([options])
     # A trial before this one in the same process may have had another.
     keras.config.set_dtype_policy("float32")
-    ranks = world.join(config)
+    try:
+        config = resolve([options])
+        ranks = world.join(config)
+        start.refuse_unfit(config, ranks)
+    except InputError as error:
+        raise RefusedError(str(error)) from None
     folder = config.folder()
     if ranks.rank == 0:
         shutil.rmtree(folder, ignore_errors=True)

@@ -4,13 +4,13 @@ import logging
 import math
 import os
 import random
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
 from ray import tune
 from ray.tune import Callback, CheckpointConfig
 from ray.tune.experiment import Trial as TuneTrial
@@ -18,8 +18,8 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTra
 from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
-from job.errors import InputError
 from tune.estimate import Estimate
+from tune.folder import BOOKS, begun, storage
 from tune.live import Display
 from tune.prune import Prune
 from tune.records import Journal, Row, Summary, groups_of_seeds, ranked, summaries
@@ -30,6 +30,7 @@ from tune.trial import Task, Trial
 # Newest checkpoints of a trial; each holds its last position and its best weights.
 _KEPT = 2
 _PERTURBATIONS = 5
+SEEDS = 2**31  # how many the job has
 
 
 def prepare(folder: Path) -> None:
@@ -60,6 +61,8 @@ class Outcome:
     """Whether some trials have not ended."""
     problem: str
     """What the first that failed said; empty if none did."""
+    seeds: Sequence[Summary] = ()
+    """The best settings' confirmed trials, the one in the ranking first; none before they are confirmed."""
 
 
 def explore(search: Search, work: Task, slots: int, estimate: Estimate) -> Outcome:
@@ -74,7 +77,7 @@ def explore(search: Search, work: Task, slots: int, estimate: Estimate) -> Outco
     if settings.search == "tpe" and settings.scheduler != "pbt":
         searcher = _tpe(settings, space, points)
     if isinstance(scheduler, ASHAScheduler):
-        remember(scheduler, Journal(settings.out / "trials.parquet", "search").rows)
+        remember(scheduler, Journal(settings.out / BOOKS, "search").rows)
     pruning = [Prune(scheduler, _KEPT)] if isinstance(scheduler, PopulationBasedTraining) else []
     return _run(
         search,
@@ -99,7 +102,7 @@ def confirm(search: Search, work: Task, explored: Outcome) -> Outcome:
     """
     best = [dict(trial.settings) for trial in explored.ranking]
     points = [point for index, point in enumerate(best) if point not in best[:index]][: search.settings.confirm]
-    seeds = [search.settings.seed + 1 + index for index in range(search.settings.seeds)]
+    seeds = [(search.settings.seed + 1 + index) % SEEDS for index in range(search.settings.seeds)]
     wanted = [{**point, "seed": seed} for point in points for seed in seeds]
     outcome = _run(
         search,
@@ -113,8 +116,10 @@ def confirm(search: Search, work: Task, explored: Outcome) -> Outcome:
         checkpoint_config=_checkpoints(_KEPT),
     )
     groups = groups_of_seeds(outcome.ranking)
-    ranking = ranked(groups[0]) if groups and not outcome.interrupted else explored.ranking
-    return replace(outcome, ranking=ranking, trials={**explored.trials, **outcome.trials})
+    trials = {**explored.trials, **outcome.trials}
+    if not groups or outcome.interrupted:
+        return replace(outcome, ranking=explored.ranking, trials=trials)
+    return replace(outcome, ranking=groups[0], trials=trials, seeds=groups[0])
 
 
 def first_points(settings: Settings, space: Space) -> list[Point]:
@@ -136,11 +141,10 @@ def _run(
     **options: Any,
 ) -> Outcome:
     settings = search.settings
-    storage = settings.storage or str(settings.out)
-    storage = storage if "://" in storage else str(Path(storage).absolute())
     names = [*search.space.parameters, *(["seed"] if phase == "confirm" else [])]
-    journal = Journal(settings.out / "trials.parquet", phase)
-    display = Display(journal, estimate, wanted, settings.epochs)
+    journal = Journal(settings.out / BOOKS, phase)
+    display = Display(journal, estimate, wanted, settings.epochs if settings.budget == "epochs" else None)
+    interrupt = signal.getsignal(signal.SIGINT)
     try:
         analysis = tune.run(
             tune.with_parameters(Trial, task=work),
@@ -151,8 +155,8 @@ def _run(
             mode="max",
             num_samples=wanted,
             resources_per_trial=work.resources(),
-            storage_path=storage,
-            resume=_begun(storage, phase),
+            storage_path=storage(settings),
+            resume=begun(settings, phase),
             max_failures=settings.max_failures,
             reuse_actors=True,
             raise_on_failed_trial=False,
@@ -162,13 +166,9 @@ def _run(
             verbose=0,
             **options,
         )
-    except (OSError, ValueError) as error:
-        if settings.storage is None:
-            raise
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"the storage can't be used: received --storage {settings.storage} ({reason:.300})."
-        ) from error
+    finally:
+        # Tune leaves its own handler, which would swallow the next Ctrl-C.
+        signal.signal(signal.SIGINT, interrupt)
     found = summaries(journal.rows, phase)
     return Outcome(
         ranking=ranked(found),
@@ -176,13 +176,6 @@ def _run(
         interrupted=sum(trial.status != "running" for trial in found) < wanted,
         problem=next((str(row["problem"]) for trial in found for row in trial.rows if row["problem"]), ""),
     )
-
-
-def _begun(storage: str, name: str) -> bool:
-    """Whether Tune has noted the state of an experiment there."""
-    files, path = FileSystem.from_uri(storage) if "://" in storage else (LocalFileSystem(), storage)
-    found = files.get_file_info(FileSelector(f"{path}/{name}", allow_not_found=True))
-    return any(entry.base_name.startswith("experiment_state") for entry in found)
 
 
 def _tpe(settings: Settings, space: Space, points: Sequence[Point]) -> OptunaSearch:
@@ -198,20 +191,21 @@ def _tpe(settings: Settings, space: Space, points: Sequence[Point]) -> OptunaSea
 def _scheduler(settings: Settings, space: Space) -> TrialScheduler:
     if settings.scheduler == "none":
         return FIFOScheduler()
+    by_epochs = settings.budget == "epochs"
+    time_attr = "epoch" if by_epochs else "training_seconds"
+    most = settings.epochs if by_epochs else math.ceil(settings.seconds)
     if settings.scheduler == "pbt":
         random.seed(settings.seed)  # Tune's own draws come from there
         return PopulationBasedTraining(
-            time_attr="epoch",
-            perturbation_interval=settings.perturb_every or max(1, settings.epochs // _PERTURBATIONS),
+            time_attr=time_attr,
+            perturbation_interval=settings.perturb_every or max(1, most // _PERTURBATIONS),
             hyperparam_mutations={
                 name: list(p.values) if isinstance(p, Choice) else _draw(p) for name, p in space.parameters.items()
             },
             custom_explore_fn=space.nearest,
         )
-    by_epochs = settings.budget == "epochs"
-    most = settings.epochs if by_epochs else math.ceil(settings.seconds)
     return ASHAScheduler(
-        time_attr="epoch" if by_epochs else "training_seconds",
+        time_attr=time_attr,
         max_t=most,
         # The first rung after about a ninth of the budget, the second after a third.
         grace_period=max(1, most // settings.reduction**2),

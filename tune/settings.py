@@ -1,19 +1,18 @@
 """What a search is: its own options, and the training job's options that hold for every trial."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from job.config import options, plain, read_flags, read_yaml, refused, resolve
+from job.config import ASKED_ONCE, options, plain, read_flags, read_yaml, refused, resolve
 from job.errors import InputError
 from job.recipes import CHECKED
-from job.run.checkpoints import write_atomically
-from tune.space import DEFAULT, Space
+from tune.space import DEFAULT, Space, absolute
 
 PROGRAM = "python -m tune.sweep"
 Count = Annotated[int, Field(ge=1)]
@@ -26,11 +25,11 @@ class Settings:
     trials: Count = 16
     """Settings to try; of a population, its size. A grid tries all of its points."""
     epochs: Count = 10
-    """Passes over the training split that a trial may use."""
+    """Passes over the training split that a trial may use; with --budget seconds as many as there is time for."""
     budget: Literal["epochs", "seconds"] = "epochs"
     """What trials have in equal measure and are stopped early by."""
     seconds: Annotated[float, Field(gt=0)] = 300.0
-    """Training time of a trial with --budget seconds; --epochs is then an upper limit."""
+    """Time of a trial with --budget seconds, the building of its model included; its last whole epoch is judged."""
     ranks_per_trial: Count = 1
     """Horovod ranks that train a trial together."""
     cpus_per_rank: Count = 1
@@ -50,7 +49,7 @@ class Settings:
     reduction: Annotated[int, Field(ge=2)] = 3
     """asha: one trial in so many goes on at each rung."""
     perturb_every: Count | None = None
-    """pbt: epochs between changes; default a fifth of --epochs."""
+    """pbt: epochs or seconds, as the budget has them, between changes; default a fifth of the budget."""
     space: Path | None = None
     """YAML file of parameters in place of the default space (resolution, dropout, learning_rate)."""
     vary: tuple[str, ...] = ()
@@ -77,7 +76,13 @@ class Settings:
 
 # Options of the job that a search gives its trials itself, or that would let them see the test set.
 _OWN = frozenset(f.name for f in dataclasses.fields(Settings)) & options().keys()
-_NOT_FOR_TRIALS = {"run", "config", "print_config", "protocol", "threads"}
+_NOT_FOR_TRIALS = {"run", "protocol", "threads"} | ASKED_ONCE
+# What trials are compared by.
+_NOT_SEARCHED = {"dataset", "data_dir", "limit_train", "limit_eval"}
+# Of a recipe, what is measured in shares of all epochs.
+_SHARES = ("schedule", "warmup", "stages")
+# Epochs of a trial that ends by the clock: more than it gets to.
+_NO_LIMIT = 10_000
 # Options that may be others when a search goes on, and those that its space stands for.
 _CHANGEABLE = {"address", "measure", "max_failures"}
 _ELSEWHERE = {"out", "resume", "vary", "space"}
@@ -113,7 +118,7 @@ def parse(argv: Sequence[str]) -> Search:
     description = "Search for the best settings of the training job. Options of the job hold for every trial."
     flags = read_flags(argv, PROGRAM, description, {**own, **job})
     if "resume" in flags:
-        return _resumed(Path(flags["resume"]), {name: flags[name] for name in flags.keys() - {"resume", "out"}})
+        return _resumed(Path(flags["resume"]), {name: flags[name] for name in flags.keys() - {"resume"}})
     return _search(flags)
 
 
@@ -121,31 +126,62 @@ def _search(flags: Mapping[str, Any]) -> Search:
     own = Settings.__pydantic_fields__  # type: ignore[attr-defined]
     # The command line's reader takes what looks like JSON for it, within a list of values too.
     flags = {**flags, "vary": [str(part) for part in flags.get("vary", ())]}
-    try:
-        settings = Settings(**{name: value for name, value in flags.items() if name in own})
-    except ValidationError as error:
-        raise refused(error, PROGRAM) from None
+    if flags.get("budget") == "seconds":
+        flags = {"epochs": _NO_LIMIT, **flags}
+    settings = _checked({name: value for name, value in flags.items() if name in own})
     given = {name: value for name, value in flags.items() if name not in own}
+    if settings.scheduler == "pbt":
+        given = _for_a_population(settings, given)
     fixed = given | {"epochs": settings.epochs, "seed": settings.seed}
-    config = resolve([fixed])
-    values = plain(config)
-    fixed = {name: _absolute(name, values[name]) for name in fixed}
-    if settings.budget == "seconds" and config.schedule != "constant":
-        raise InputError(
-            f"a learning rate that falls to 0 needs a known end: received --budget seconds and schedule "
-            f"{config.schedule}. Use --schedule constant or --budget epochs."
-        )
-    if settings.scheduler == "pbt" and settings.trials < 2:
-        raise InputError(f"a population needs 2 or more trials: received --trials {settings.trials}.")
+    values = plain(resolve([fixed]))
+    fixed = {name: absolute(name, values[name]) for name in fixed}
     texts: dict[str, Any] = {n: t for n, t in DEFAULT.items() if n not in given}
     if settings.space:
         texts = read_yaml(settings.space)
     texts |= _varied(settings.vary)
-    for name in texts.keys() & (_NOT_FOR_TRIALS | _OWN | {"dataset", "data_dir"}):
+    for name in texts.keys() & (_NOT_FOR_TRIALS | _NOT_SEARCHED | _OWN):
         raise InputError(f"{name} can't be searched: it decides what trials are compared by. Remove it from the space.")
     for name in texts.keys() & given.keys():
         raise InputError(f"{name} is both fixed ({given[name]}) and varied ({texts[name]}). Give one of them.")
-    return Search(settings, Space(texts, fixed))
+    space = Space(texts, fixed)
+    if settings.budget == "seconds":
+        _refuse_shares(space)
+    return Search(settings, space)
+
+
+def _checked(values: Mapping[str, Any]) -> Settings:
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise refused(error, PROGRAM) from None
+
+
+def _for_a_population(settings: Settings, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The job's options of a population: the best weights of a trial's past may be a donor's, of other settings."""
+    if settings.trials < 2:
+        raise InputError(f"a population needs 2 or more trials: received --trials {settings.trials}.")
+    if given.get("select", "last") != "last":
+        raise InputError(
+            f"a population is judged by its last weights: received --select {given['select']} with --scheduler pbt. "
+            "Leave it out."
+        )
+    return {**given, "select": "last"}
+
+
+def _refuse_shares(space: Space) -> None:
+    """By the clock nobody knows the last epoch, so no choice in the space may hold shares of all epochs."""
+    names = [name for name in ("recipe", *_SHARES) if name in space.parameters]
+    for values in itertools.product(*(space.parameters[name].grid(2) for name in names)):
+        try:
+            config = plain(space.config(dict(zip(names, values, strict=True))))
+        except InputError:  # as the trial will find
+            continue
+        for name in _SHARES:
+            if config[name] not in ("constant", 0, []):
+                raise InputError(
+                    f"--budget seconds has no known last epoch, of which {name} is a share: received {name} "
+                    f"{config[name]}. Use --schedule constant --warmup 0 --stages=[], or --budget epochs."
+                )
 
 
 def _varied(parts: Sequence[str]) -> dict[str, str]:
@@ -163,52 +199,13 @@ def _varied(parts: Sequence[str]) -> dict[str, str]:
     return texts
 
 
-def _absolute(name: str, value: Any) -> Any:
-    # Trials don't run in the folder that the search was started in.
-    is_path = name == "data_dir" or (name == "weights" and value not in ("imagenet", "none"))
-    return str(Path(value).absolute()) if is_path and value is not None else value
-
-
 def _resumed(folder: Path, flags: Mapping[str, Any]) -> Search:
     if not (folder / "sweep.yaml").is_file():
         raise InputError(f"no search there: received --resume {folder}, in which there is no sweep.yaml.")
     kept = read_yaml(folder / "sweep.yaml")
-    space, job = kept.pop("space"), kept.pop("job")
+    space, job = kept.pop("space", None), kept.pop("job", None)
+    if not isinstance(space, dict) or not isinstance(job, dict):
+        raise InputError(f"{folder / 'sweep.yaml'} is not a search's: it lacks `space` or `job`. Restore it.")
     if other := flags.keys() - _CHANGEABLE:
         raise InputError(f"a search goes on with its own options: received --{min(other)} with --resume. Remove it.")
-    job = {name: value for name, value in job.items() if name not in ("epochs", "seed")}
-    settings = {**kept, **flags, "out": folder}
-    return Search(Settings(**settings), Space(space, job | {"epochs": kept["epochs"], "seed": kept["seed"]}))
-
-
-def claim(search: Search) -> bool:
-    """Make the search's folder, or find the same search there, and write `sweep.yaml`.
-
-    Returns:
-        Whether the search has been there before.
-
-    Raises:
-        InputError: the folder holds another search, or can't be written.
-    """
-    folder, identity = search.settings.out, search.identity()
-    path = folder / "sweep.yaml"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            _refuse_another(folder, identity, read_yaml(path))
-            return True
-        write_atomically(path, yaml.safe_dump(identity, sort_keys=False).encode())
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise InputError(f"folder {folder} can't be used: {error.strerror}. Choose another with --out.") from None
-    return False
-
-
-def _refuse_another(folder: Path, identity: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    for part in (None, "space", "job"):
-        mine, theirs = (identity, known) if part is None else (identity[part], known.get(part, {}))
-        for name in [n for n in {**mine, **theirs} if part is not None or n not in ("space", "job")]:
-            if mine.get(name) != theirs.get(name):
-                raise InputError(
-                    f"folder {folder} holds another search: {name} is {theirs.get(name)!r} there, {mine.get(name)!r} "
-                    f"now. Choose another with --out, or go on with {PROGRAM} --resume {folder}."
-                )
+    return Search(_checked({**kept, **flags, "out": folder}), Space(space, job))

@@ -9,13 +9,15 @@ global_batch: [64, 128]
 import itertools
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from job.config import Config, resolve
+from job.config import Config, plain, resolve
 from job.errors import InputError
 from job.reading import parsed
 
@@ -31,8 +33,7 @@ DEFAULT: Mapping[str, str] = {
 }
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})(?: +(log)| +step +({_NUMBER}))?")
-# The original experiment's settings, which are known to work, and those of the recipes: see `Space.known`.
-_SIDE_STEP = 8
+_SIDE_STEP = 8  # of resolutions
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +83,8 @@ class Range:
         return self.high
 
     def __str__(self) -> str:
-        ending = " log" if self.log else f" step {self.step:g}" if self.step else ""
-        return f"{self.low:g}..{self.high:g}{ending}"
+        ending = " log" if self.log else f" step {_exact(self.step)}" if self.step else ""
+        return f"{_exact(self.low)}..{_exact(self.high)}{ending}"
 
     def _steps(self) -> list[float]:
         assert self.step is not None
@@ -95,6 +96,7 @@ class Choice:
     """One of a list of values."""
 
     values: tuple[Any, ...]
+    """As YAML and JSON have them: lists, no tuples."""
 
     def sample(self, draw: random.Random) -> Any:
         """A value at random."""
@@ -115,7 +117,10 @@ class Choice:
         """The same for Optuna."""
         from optuna.distributions import CategoricalDistribution
 
-        return CategoricalDistribution(self.values)
+        with warnings.catch_warnings():
+            # Optuna's databases can't hold lists; its memory can.
+            warnings.filterwarnings("ignore", message="Choices for a categorical distribution")
+            return CategoricalDistribution(self.values)
 
     def largest(self) -> Any:
         """The largest of numbers."""
@@ -129,7 +134,7 @@ class Space:
     """Parameters by name.
 
     Args:
-        texts: of each parameter: `LOW..HIGH`, `LOW..HIGH log`, `LOW..HIGH step N`, or values with commas between them.
+        texts: of each parameter: `LOW..HIGH`, `LOW..HIGH log`, `LOW..HIGH step N`, a list of values, or that as text.
         fixed: the other options of each trial.
 
     Raises:
@@ -165,16 +170,16 @@ class Space:
     def known(self) -> list[Point]:
         """Settings that are known to work, as far as they lie in the space: the original's, then the recipe's own."""
         recipe = {name: value for name, value in self.fixed.items() if name not in self.parameters}
-        candidates = (resolve([recipe | {"recipe": "original"}]), resolve([recipe]))
         points: list[Point] = []
-        for config in candidates:
-            point = {}
-            for name, parameter in self.parameters.items():
-                value = getattr(config, name)
-                point[name] = value if value in parameter else parameter.grid(1)[0]
-            if any(getattr(config, name) in parameter for name, parameter in self.parameters.items()):
-                points.append(point)
-        return [point for index, point in enumerate(points) if point not in points[:index]]
+        for candidate in (recipe | {"recipe": "original"}, recipe):
+            try:
+                values = plain(resolve([candidate]))
+            except InputError:  # an option that is fixed belongs to another recipe
+                continue
+            known = {name: values[name] for name, parameter in self.parameters.items() if values[name] in parameter}
+            if known:
+                points.append({name: known.get(name, p.grid(1)[0]) for name, p in self.parameters.items()})
+        return _unlike(points)
 
     def nearest(self, point: Mapping[str, Any]) -> Point:
         """The point of the space that is nearest to one that may lie outside."""
@@ -194,9 +199,9 @@ class Space:
         most = {n: p.largest() for n, p in self.parameters.items() if n in ("resolution", "global_batch")}
         return self.config(self.random_points(1, seed=0)[0] | most)
 
-    def texts(self) -> dict[str, str]:
-        """The space as it can be read again."""
-        return {name: str(parameter) for name, parameter in self.parameters.items()}
+    def texts(self) -> dict[str, Any]:
+        """The space as YAML can hold it, and as it can be read again."""
+        return {name: list(p.values) if isinstance(p, Choice) else str(p) for name, p in self.parameters.items()}
 
     def lines(self) -> Iterator[str]:
         """One line for each parameter, for people."""
@@ -205,47 +210,78 @@ class Space:
             yield f"{name:{width}}  {parameter}"
 
 
-def _parameter(name: str, text: Any, fixed: Mapping[str, Any]) -> Range | Choice:
-    def checked(value: Any) -> Any:
-        return getattr(resolve([fixed, {name: value}]), name)
+def absolute(name: str, value: Any) -> Any:
+    """An option's value, with a path that holds in any folder: trials don't run where the search was started."""
+    is_path = name == "data_dir" or (name == "weights" and value not in ("imagenet", "none"))
+    return str(Path(value).absolute()) if is_path and isinstance(value, str | Path) and str(value) else value
 
-    if isinstance(text, list):
-        return _choice(name, [checked(value) for value in text], text)
-    text = str(text).strip()
-    match = _RANGE.fullmatch(text)
-    if match is None:
-        if ".." in text:
+
+def _parameter(name: str, given: Any, fixed: Mapping[str, Any]) -> Range | Choice:
+    def checked(value: Any) -> Any:
+        return plain(resolve([fixed, {name: absolute(name, value)}]))[name]
+
+    values = given
+    if not isinstance(given, list):
+        text = str(given).strip()
+        if match := _RANGE.fullmatch(text):
+            return _range(name, text, match, checked)
+        if ".." in text and "," not in text and not text.startswith("["):
             raise InputError(
                 f"the range of {name} can't be read: received {text!r}. Write LOW..HIGH, LOW..HIGH log or "
                 "LOW..HIGH step N."
             )
         try:
-            values = parsed(text if text.startswith("[") else f"[{text}]")
+            values = parsed(f"[{text}]")
         except ValueError as error:
             raise InputError(f"the values of {name} can't be read: received {text!r}: {error}.") from None
-        return _choice(name, [checked(value) for value in values], text)
-    low, high, log, step = match.groups()
-    ends = [checked(_plain_number(end)) for end in (low, high)]
-    if isinstance(ends[0], bool) or not isinstance(ends[0], int | float):
+        if len(values) == 1 and isinstance(values[0], list):  # they had brackets
+            (values,) = values
+    if not values:
+        raise InputError(f"{name} has no values: received {given!r}. Give at least one.")
+    values = [checked(value) for value in values]
+    if name == "resolution" and any(value % _SIDE_STEP for value in values):
+        raise InputError(f"resolutions are multiples of {_SIDE_STEP}: received {given!r}. Change the values.")
+    return Choice(tuple(_unlike(values)))
+
+
+def _range(name: str, text: str, match: re.Match[str], checked: Callable[[Any], Any]) -> Range:
+    start, end, log, step = match.groups()
+    low, high = (checked(_plain_number(number)) for number in (start, end))
+    if isinstance(low, bool) or not isinstance(low, int | float):
         raise InputError(f"{name} has no range: received {text!r}. Give its values as a list.")
-    if ends[0] > ends[1]:
+    if low > high:
         raise InputError(f"the range of {name} is upside down: received {text!r}. Write the smaller number first.")
-    if log and ends[0] <= 0:
+    if log and low <= 0:
         raise InputError(f"a logarithmic range must start above 0: received {text!r} for {name}.")
-    whole = isinstance(ends[0], int)
+    whole = isinstance(low, int)
     default = (_SIDE_STEP if name == "resolution" else 1) if whole and not log else None
     size = (int(float(step)) if whole else float(step)) if step else default
     if size is not None and size <= 0:
         raise InputError(f"the step of {name} must be above 0: received {text!r}.")
-    if name == "resolution" and (ends[0] % _SIDE_STEP or (size or _SIDE_STEP) % _SIDE_STEP):
-        raise InputError(f"resolutions are multiples of {_SIDE_STEP}: received {text!r}. Change the ends or the step.")
-    return Range(ends[0], ends[1], bool(log), size)
+    if name == "resolution" and (log or low % _SIDE_STEP or (size or _SIDE_STEP) % _SIDE_STEP):
+        raise InputError(
+            f"resolutions are multiples of {_SIDE_STEP}: received {text!r}. Change the start or the step, or leave out "
+            "log."
+        )
+    if size is not None:
+        steps = (high - low) / size
+        if abs(steps - round(steps)) > 1e-9 * max(1.0, steps):
+            ends = " or ".join(_exact(round(low + count * size, 12)) for count in (int(steps), int(steps) + 1))
+            raise InputError(
+                f"the range of {name} must end on a step of {_exact(size)}: received {text!r}. Write {ends}."
+            )
+    return Range(low, high, bool(log), size)
 
 
-def _choice(name: str, values: Sequence[Any], received: object) -> Choice:
-    if not values:
-        raise InputError(f"{name} has no values: received {received!r}. Give at least one.")
-    return Choice(tuple(dict.fromkeys(values)))
+def _unlike(values: Sequence[Any]) -> list[Any]:
+    """Each value once. Lists can't be keys, so no dictionary does it."""
+    return [value for index, value in enumerate(values) if value not in values[:index]]
+
+
+def _exact(value: float) -> str:
+    """The shortest text that reads as the same number."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 def _plain_number(text: str) -> float:

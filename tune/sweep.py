@@ -7,7 +7,8 @@
 
 It leaves one folder (`--out`): `sweep.yaml` (what was searched), `trials.parquet` (every epoch of every trial),
 `best.yaml` (for `python -m job.train --config`), `best/` (the winner's model and its one look at the test set),
-`report.html`, Ray's log in `ray.log`, and Tune's own files with TensorBoard events in `search/`.
+`report.html`, `environment.json` (machine, commit, command and duration), Ray's log in `ray.log`, and Tune's own files
+with TensorBoard events in `search/`.
 """
 
 import contextlib
@@ -19,7 +20,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from job.errors import RunError, run_main
-from tune.settings import PROGRAM, Search, claim, parse
+from tune import folder
+from tune.settings import PROGRAM, Search, parse
 
 if TYPE_CHECKING:
     from tune.estimate import Estimate
@@ -33,54 +35,72 @@ def main() -> int:
     search = parse(sys.argv[1:])
     settings = search.settings
     print("searched:", *search.space.lines(), sep="\n  ", flush=True)
-    known = claim(search)
+    with folder.held(settings.out):
+        folder.claim(search)
+        try:
+            with stoppable(), folder.described(settings):
+                interrupted = run(search)
+        except KeyboardInterrupt:
+            interrupted = True
+        if interrupted:
+            print(f"interrupted; go on with: {PROGRAM} --resume {settings.out}")
+        return INTERRUPTED if interrupted else 0
 
+
+def run(search: Search) -> bool:
+    """Make the search to its end; whether it was interrupted before."""
     from tune import cluster
     from tune import search as phases
 
+    settings = search.settings
     phases.prepare(settings.out)
-    with stoppable(), cluster.connected(settings.address), scratch(search):
+    with cluster.connected(settings.address), scratch(search):
         work = cluster.task(search)
         slots = cluster.slots(search, work)
         print(f"{search.count()} trials of {work.ranks} rank(s), {slots} at a time", flush=True)
-        estimate = estimated(search, work, slots, measured=settings.measure and not known)
-        outcome = phases.explore(search, work, slots, estimate)
+        outcome = phases.explore(search, work, slots, estimated(search, work, slots))
         if settings.confirm and outcome.ranking and not outcome.interrupted:
             print(f"the best {settings.confirm} again, with {settings.seeds} seeds each", flush=True)
             outcome = phases.confirm(search, work, outcome)
-        return conclude(search, work, outcome)
+        conclude(search, work, outcome)
+    return outcome.interrupted
 
 
-def conclude(search: Search, work: "Task", outcome: "Outcome") -> int:
-    """Write the results, and let the winner see the test set; the exit code."""
+def conclude(search: Search, work: "Task", outcome: "Outcome") -> None:
+    """Write the results, and then let the winner see the test set."""
     from tune import winner
+    from tune.records import told
     from tune.report import write_report
 
     settings = search.settings
-    if outcome.ranking:
-        best = outcome.ranking[0]
-        path = winner.write_best(search, best)
-        if not outcome.interrupted and not (settings.out / "best" / "result.json").exists():
-            print("the winner sees the test set", flush=True)
-            winner.finish(search, work, best, outcome.trials[best.trial])
-        print(f"the report is {write_report(settings.out)}")
-        print(f"best: {best.score:.4f} on the validation split with {dict(best.settings)}")
-        print(f"train it: {winner.train_command(path, work.ranks)}")
-    elif not outcome.interrupted:
-        raise RunError(f"no trial finished an epoch: {outcome.problem or 'see ray.log'}")
-    if outcome.interrupted:
-        print(f"interrupted; go on with: {PROGRAM} --resume {settings.out}")
-        return INTERRUPTED
-    return 0
+    if not outcome.ranking:
+        if not outcome.interrupted:
+            raise RunError(f"no trial finished an epoch: {outcome.problem or 'see ray.log'}")
+        return
+    best = outcome.ranking[0]
+    path = winner.write_best(search, best, outcome.seeds)
+    # The page comes first, and again: whatever befalls the winner, the search's results are there.
+    print(f"the report is {write_report(settings.out)}")
+    print(f"best: {told(outcome.seeds or [best])} on the validation split with {dict(best.settings)}")
+    print(f"train it: {winner.train_command(path, work.ranks)}", flush=True)
+    if not outcome.interrupted and not (settings.out / "best" / "result.json").exists():
+        print("the winner sees the test set", flush=True)
+        result = winner.finish(search, work, best, outcome.trials[best.trial])
+        print(f"test accuracy {result['test_accuracy']:.4f}")
+        write_report(settings.out)
 
 
-def estimated(search: Search, work: "Task", slots: int, *, measured: bool) -> "Estimate":
-    """The time that the search will take, from some measured steps; says so."""
+def estimated(search: Search, work: "Task", slots: int) -> "Estimate":
+    """The time that the search will take, from some measured steps if no epoch tells; says so."""
     from job.run.report import duration
-    from tune import winner
+    from tune import cluster, records, winner
     from tune.estimate import Estimate
 
-    if not measured:
+    books = search.settings.out / folder.BOOKS
+    known = books.exists() and any(row["epoch"] for row in records.read(books))
+    if known or not search.settings.measure:
+        with cluster.reserved(work):  # so that a busy cluster is not waited for without a word
+            pass
         return Estimate(search, slots, None, None)
     speed, config = winner.measure(search, work)
     estimate = Estimate(search, slots, speed, config)
@@ -96,22 +116,26 @@ def estimated(search: Search, work: "Task", slots: int, *, measured: bool) -> "E
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGTERM is a Ctrl-C: Tune ends at once and keeps everything."""
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    """SIGTERM is a Ctrl-C: Tune ends at once and keeps everything. A script's background job would ignore Ctrl-C."""
+    handlers = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: lambda *_: os.kill(os.getpid(), signal.SIGINT),
+    }
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def scratch(search: Search) -> Iterator[None]:
     """The folder of the ranks' run folders; a killed rank leaves its own there."""
-    folder = search.settings.out / "runs"
     try:
         yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(search.settings.out / "runs", ignore_errors=True)
 
 
 if __name__ == "__main__":

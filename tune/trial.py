@@ -30,7 +30,7 @@ _LEAVE_SECONDS = 5.0
 LASTING = {
     "diverged": ("DivergedError",),
     "out of memory": ("OutOfMemoryError", "MemoryError", "ResourceExhaustedError"),
-    "refused": ("InputError",),
+    "refused": ("RefusedError",),
 }
 _NOTHING = {"epoch": 0, "score": 0.0, "cost": 0.0, "training_seconds": 0.0}
 MANIFEST = "trial.json"
@@ -54,7 +54,7 @@ class Task:
     folder: str
     """Where ranks keep their run folders while they train; on the disk of rank 0's node."""
     seconds: float | None
-    """Training time after which a trial ends; None: no limit."""
+    """After which a trial ends, within an epoch too; None: no limit."""
 
     def resources(self) -> PlacementGroupFactory:
         """A bundle for the trial and one for each rank."""
@@ -73,6 +73,8 @@ class Trial(tune.Trainable):
         self.task = task
         self._group: ProcessGroup | None = None
         self._point, self._trains = config, False
+        # What was spent before the group began to train.
+        self._before = 0.0
         self._files: Files = {}
         self._reports: list[tuple[dict[str, Any], Files]] = []
         self.last: dict[str, Any] = dict(_NOTHING)
@@ -85,20 +87,25 @@ class Trial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
+        if self.last.get("done"):  # restored between its last checkpoint and Tune's note of its end
+            return dict(self.last)
         try:
             if self._group is None:
                 self._group = self._start()
             if not self._trains:
-                self._group.run(runs.train, self._options(), self._files)
+                self._before = self.last["training_seconds"]
+                left = None if self.task.seconds is None else self.task.seconds - self._before
+                self._group.run(runs.train, self._options(), self._files, left)
                 self._trains = True
             while not self._reports and not self._group.finished:
                 self._reports = self._group.poll(60.0)
         except GroupError as error:
             return self._failed(error)
-        if not self._reports:
-            return self._complete()
-        record, self._files = self._reports.pop(0)
-        self.last = self._result(record)
+        if self._reports:
+            record, self._files = self._reports.pop(0)
+            self.last = self._result(record)
+        else:
+            self.last = self._ended(self._group.results[0])
         return dict(self.last)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -146,12 +153,21 @@ class Trial(tune.Trainable):
             "done": over,
         }
 
-    def _complete(self) -> dict[str, Any]:
-        """The last result again, of a run that was complete when it was restored."""
-        wanted = resolve([self._options()]).epochs
-        if self.last["epoch"] < wanted:
-            raise RuntimeError(f"the ranks ended after epoch {self.last['epoch']} of {wanted}, and nobody knows why.")
-        return self.last | {"done": True, "status": "done"}
+    def _ended(self, stopped_after: float | None) -> dict[str, Any]:
+        """The last whole epoch's result again, at the cost of all that was spent."""
+        seconds = self.last["training_seconds"]
+        if stopped_after is not None:
+            seconds = max(seconds, self._before + stopped_after)
+            if self.task.seconds is None or seconds < self.task.seconds:
+                raise RuntimeError(f"the ranks stopped after {seconds:.0f} s, and nobody knows why.")
+        problem = None if self.last["epoch"] else f"no epoch ended within {seconds:.0f} s. Raise --seconds."
+        return self.last | {
+            "training_seconds": seconds,
+            "cost": seconds * self.task.ranks,
+            "status": "done",
+            "done": True,
+            "problem": problem,
+        }
 
     def _failed(self, error: GroupError) -> dict[str, Any]:
         self._group, self._trains = None, False

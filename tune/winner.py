@@ -1,23 +1,23 @@
 """What is done outside of trials: the measurement before them, and the winner's end after them."""
 
+import logging
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 import yaml
 from ray.tune.experiment import Trial
-from ray.util.placement_group import placement_group, remove_placement_group
 
 from job.config import Config, plain
 from job.errors import InputError, RunError
 from job.recipes import Recipe
 from job.run.checkpoints import write_atomically
-from tune import runs
+from tune import cluster, runs
 from tune.group import GroupError, ProcessGroup
-from tune.records import Summary
+from tune.records import Summary, told
 from tune.settings import Search
 from tune.trial import Task, read_checkpoint
 
@@ -49,7 +49,7 @@ def finish(search: Search, work: Task, best: Summary, trial: Trial) -> dict[str,
     assert trial.checkpoint is not None
     with trial.checkpoint.as_directory() as folder:
         _, files = read_checkpoint(Path(folder))
-    # By seconds, a trial's last epoch is where its time ran out.
+    # By seconds, the run ends with the last epoch for which there was time.
     options = {**work.fixed, **best.settings, "threads": work.cpus, "run": str(Path(work.folder) / "best")}
     if best.whole:
         options["epochs"] = best.epochs
@@ -64,28 +64,29 @@ def finish(search: Search, work: Task, best: Summary, trial: Trial) -> dict[str,
 
 def in_group(work: Task, function: Callable[..., Any], *args: Any) -> Any:
     """Run a function on the ranks of a group of its own; what rank 0 returned. Raises InputError, RunError."""
-    request = work.resources()
-    bundles = placement_group(request.bundles, strategy=request.strategy)
-    try:
-        ray.get(bundles.ready())
-        group = ProcessGroup(bundles, ranks=work.ranks, first_bundle=1, cpus=work.cpus, gpus=work.gpus)
+    with cluster.reserved(work) as bundles:
         try:
-            group.run(function, *args)
-            while not group.finished:
-                group.poll(60.0)
-            return group.results[0]
-        finally:
-            group.shutdown()
-    except GroupError as error:
-        if refusal := error.find("InputError"):
-            raise InputError(refusal.message) from None
-        raise RunError(f"the ranks failed: {error}") from error
-    finally:
-        remove_placement_group(bundles)
+            group = ProcessGroup(bundles, ranks=work.ranks, first_bundle=1, cpus=work.cpus, gpus=work.gpus)
+            try:
+                group.run(function, *args)
+                while not group.finished:
+                    group.poll(60.0)
+                return group.results[0]
+            finally:
+                group.shutdown()
+        except (GroupError, ray.exceptions.RayError) as error:
+            if isinstance(error, GroupError) and (refusal := error.find("InputError")):
+                raise InputError(refusal.message) from None
+            logging.getLogger("ray").exception("outside of trials")
+            raise RunError(f"the ranks failed: {error}. See ray.log.") from error
 
 
-def write_best(search: Search, best: Summary) -> Path:
-    """Write `best.yaml`, which `python -m job.train --config` takes: the recipe, without limits for tries."""
+def write_best(search: Search, best: Summary, seeds: Sequence[Summary]) -> Path:
+    """Write `best.yaml`, which `python -m job.train --config` takes: the recipe, without limits for tries.
+
+    Args:
+        seeds: the confirmed trials of the same settings; none if there are none.
+    """
     config = search.space.config(best.settings)
     recipe = set(Recipe.__pydantic_fields__)  # type: ignore[attr-defined]
     kept = recipe | {"recipe", "dataset", "seed", "compression", "sync_batch_norm", "accumulate", "precision"}
@@ -98,7 +99,8 @@ def write_best(search: Search, best: Summary) -> Path:
     path = search.settings.out / "best.yaml"
     notes = (
         f"# Found by: {shlex.join(sys.orig_argv)}\n"
-        f"# Trial {best.number}: {best.score:.4f} on the validation split after {best.epochs} epoch(s), "
+        f"# Trial {best.number} ({best.phase}): {told(seeds or [best])} on the validation split after "
+        f"{best.epochs} epoch(s), "
         f"{ranks} rank(s), limit_train {config.limit_train or 'none'}.\n"
         f"# Train it: {train_command(path, ranks)}\n"
     )

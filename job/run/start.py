@@ -63,17 +63,7 @@ def load(config: Config, ranks: Collectives, stop: Event) -> Data:
     """
 
     def work() -> Data:
-        if config.xla and ranks.size > 1:
-            raise InputError(
-                f"--xla needs one process, as XLA can't call Horovod: received {ranks.size} ranks. Leave it out."
-            )
-        # Elastic ranks may be any number: their shares then differ by one image.
-        shares = config.accumulate if is_elastic() else ranks.size * config.accumulate
-        if config.global_batch % shares:
-            raise InputError(
-                f"--global-batch can't be shared equally: received {config.global_batch} for {ranks.size} rank(s) with "
-                f"{config.accumulate} batch(es) per update. Choose a multiple of {shares}."
-            )
+        refuse_unfit(config, ranks)
         data = dataset(config.dataset, config.data_dir)
         found = splits(data, limit_train=config.limit_train, limit_eval=config.limit_eval, protocol=config.protocol)
         if min(len(found.validation), len(found.test)) < ranks.size:
@@ -83,6 +73,21 @@ def load(config: Config, ranks: Collectives, stop: Event) -> Data:
         return Data(data, found)
 
     return prepared(ranks, stop, work)
+
+
+def refuse_unfit(config: Config, ranks: Collectives) -> None:
+    """Raises InputError if so many ranks can't train this, whatever the machine."""
+    if config.xla and ranks.size > 1:
+        raise InputError(
+            f"--xla needs one process, as XLA can't call Horovod: received {ranks.size} ranks. Leave it out."
+        )
+    # Elastic ranks may be any number: their shares then differ by one image.
+    shares = config.accumulate if is_elastic() else ranks.size * config.accumulate
+    if config.global_batch % shares:
+        raise InputError(
+            f"--global-batch can't be shared equally: received {config.global_batch} for {ranks.size} rank(s) with "
+            f"{config.accumulate} batch(es) per update. Choose a multiple of {shares}."
+        )
 
 
 def announce(config: Config, ranks: Collectives, data: Data) -> None:

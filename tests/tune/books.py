@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
+from tune.folder import claim
 from tune.records import Row, write
-from tune.settings import claim, parse
+from tune.settings import parse
 
 ARGS = ("--vary", "global_batch=64,128", "--vary", "resolution=32..96", "--trials", "24", "--epochs", "6")
 

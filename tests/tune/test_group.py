@@ -1,9 +1,11 @@
 """The process group: functions in ranks, their reports, and how it ends."""
 
 import os
+import pickle
 import signal
 import socket
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -175,6 +177,30 @@ def test_a_killed_rank_ends_the_group_within_seconds(make: Make) -> None:
     with pytest.raises(GroupError, match="rank 0: ActorDiedError"):
         finish(group)
     assert time.monotonic() - started < 10
+
+
+def test_a_group_whose_process_stands_still_is_ended(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tune.group._SILENCE", 2.0)
+    monkeypatch.setattr("tune.group._TAKE", 1.0)
+    group = make(1)
+    group.run(wait_without_listening)
+    (pid,) = group.poll(10.0)
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(GroupError, match="it hasn't answered for 2 s"):
+        finish(group)
+    deadline = time.monotonic() + 30
+    while not gone(pid):
+        assert time.monotonic() < deadline, "the process that stood still is left"
+        time.sleep(0.2)
+
+
+def test_a_failure_carries_the_ranks_own_traceback(make: Make) -> None:
+    group = make(1)
+    group.run(take_too_much_memory)
+    with pytest.raises(GroupError) as raised:
+        finish(group)
+    again = pickle.loads(pickle.dumps(raised.value))
+    assert "in take_too_much_memory" in "".join(traceback.format_exception(again))
 
 
 def test_a_shut_down_group_leaves_no_process_and_no_port(make: Make) -> None:

@@ -76,6 +76,24 @@ def listening() -> set[int]:
 
 
 @pytest.mark.slow
+def test_asha_stops_what_cannot_learn_and_leaves_nothing_on_the_cluster(two_nodes: str, tmp_path: Path) -> None:
+    rates = ["--search", "grid", "--vary", "learning_rate=1e-3,1e-9,1e-8,1e-7", "--dropout", "0", "--resolution", "32"]
+    size = ["--limit-train", "640", "--limit-eval", "200", "--global-batch", "16", "--batch-norm-momentum", "0.5"]
+    fixed = ["--dataset", "garments", "--weights", "none", "--no-measure", "--epochs", "9", "--address", two_nodes]
+    sweep = Sweep(tmp_path / "s", *rates, *size, *fixed, small=False)
+    sweep.wait_for(lambda: bool(sweep.rows()))
+    during = workers()
+    assert sweep.end() == 0, sweep.output
+    trials = {t.settings["learning_rate"]: t for t in summaries(sweep.rows(), "search")}
+    assert (trials[1e-3].status, trials[1e-3].epochs) == ("done", 9)
+    stopped = [t for rate, t in trials.items() if rate < 1e-3 and t.status == "stopped"]
+    assert len(stopped) >= 2 and all(t.epochs < 9 for t in stopped)
+    assert all_gone(during)
+    assert not listening()
+    assert leftovers(two_nodes) == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [None, "rank", "trial", "driver"])
 def test_a_search_on_two_nodes_leaves_nothing_on_the_cluster(
     two_nodes: str, tmp_path: Path, victim: str | None

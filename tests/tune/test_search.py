@@ -32,6 +32,14 @@ def test_asha_stops_at_a_ninth_and_a_third_of_the_budget(args: list[str], rungs:
     assert [milestone for milestone, _ in scheduler._brackets[0]._rungs if milestone < scheduler._max_t] == rungs
 
 
+@pytest.mark.parametrize(
+    "args, clock", [(["--epochs", "10"], ("epoch", 2)), (["--budget", "seconds"], ("training_seconds", 60))]
+)
+def test_a_population_changes_by_what_trials_have_in_equal_measure(args: list[str], clock: tuple[str, int]) -> None:
+    scheduler = scheduler_of("--scheduler", "pbt", *args)
+    assert (scheduler._time_attr, scheduler._perturbation_interval) == clock
+
+
 def test_a_resumed_asha_judges_by_what_was_reached_before() -> None:
     before = [row for n in range(1, 5) for row in epochs("search", n, POINT, 3, "done", 0.01 * n)]
     newcomer = SimpleNamespace(trial_id="newcomer")

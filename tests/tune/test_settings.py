@@ -5,10 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from job.errors import InputError
-from tune.settings import claim, parse
+from tune.settings import parse
 
 
 def test_a_fixed_option_is_not_searched() -> None:
@@ -20,12 +19,27 @@ def test_a_fixed_option_is_not_searched() -> None:
 def test_flags_vary_what_the_file_does_not(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text("global-batch: [32, 64]\ndropout: 0..0.3\n")
     search = parse(["--space", str(tmp_path / "space.yaml"), "--vary", "dropout=0..0.6", "--vary", "flip=true,false"])
-    assert search.space.texts() == {"dropout": "0..0.6", "flip": "[True, False]", "global_batch": "[32, 64]"}
+    assert search.space.texts() == {"dropout": "0..0.6", "flip": [True, False], "global_batch": [32, 64]}
 
 
 def test_trials_get_the_searchs_epochs_and_seed_and_an_absolute_data_folder() -> None:
     search = parse(["--epochs", "3", "--seed", "7", "--data-dir", "data"])
     assert search.space.fixed == {"epochs": 3, "seed": 7, "data_dir": str(Path("data").absolute())}
+
+
+def test_weights_in_a_space_are_found_from_any_folder() -> None:
+    found = parse(["--vary", "weights=none,mine.h5"]).space.texts()["weights"]
+    assert found == ["none", str(Path("mine.h5").absolute())]
+
+
+def test_the_clock_alone_ends_a_trial_by_seconds() -> None:
+    assert parse(["--budget", "seconds"]).settings.epochs == 10_000
+    assert parse(["--budget", "seconds", "--epochs", "7"]).settings.epochs == 7
+    assert parse([]).settings.epochs == 10
+
+
+def test_a_population_takes_the_last_weights() -> None:
+    assert parse(["--scheduler", "pbt", "--vary", "recipe=original,best"]).space.fixed["select"] == "last"
 
 
 @pytest.mark.parametrize(
@@ -35,6 +49,7 @@ def test_trials_get_the_searchs_epochs_and_seed_and_an_absolute_data_folder() ->
         (["--search", "luck"], "option search"),
         (["--vary", "learning_rate=1..2", "--learning-rate", "1"], "both fixed"),
         (["--vary", "0..1"], "NAME=VALUES"),
+        (["--vary", 'flip=["true","false"]'], "error parsing value for field .vary"),
         (["--vary", "epochs=1,2"], "can't be searched"),
         (["--vary", "protocol=original"], "can't be searched"),
         (["--protocol", "original"], "unrecognized arguments: --protocol"),
@@ -42,6 +57,14 @@ def test_trials_get_the_searchs_epochs_and_seed_and_an_absolute_data_folder() ->
         (["--dropout", "7"], "option dropout"),
         (["--scheduler", "pbt", "--trials", "1"], "2 or more trials"),
         (["--budget", "seconds", "--recipe", "fast"], "--schedule constant"),
+        (["--budget", "seconds", "--vary", "schedule=constant,cosine"], "received schedule cosine"),
+        (["--budget", "seconds", "--vary", "recipe=original,fast"], "received schedule linear"),
+        (["--budget", "seconds", "--vary", "warmup=0..0.2"], "received warmup 0.2"),
+        (["--budget", "seconds", "--vary", "stages=[],[[0.4,32]]"], "of which stages is a share"),
+        (["--scheduler", "pbt", "--select", "best"], "judged by its last weights"),
+        (["--vary", "limit_train=1000,2000"], "can't be searched"),
+        (["--vary", "limit_eval=1000,2000"], "can't be searched"),
+        (["--timeline", "t.json"], "unrecognized arguments: --timeline"),
         (["--space", "no-such-file.yaml"], "can't be read"),
         (["--resume", "no-such-folder"], "no sweep.yaml"),
     ],
@@ -71,35 +94,3 @@ def test_help_is_quick_and_imports_neither_ray_nor_tensorflow() -> None:
     )
     assert ended.returncode == 0
     assert b"--ranks-per-trial" in ended.stdout
-
-
-def test_a_folder_of_another_search_is_refused_and_left_alone(tmp_path: Path) -> None:
-    out = ["--out", str(tmp_path / "s")]
-    assert not claim(parse([*out, "--trials", "3"]))
-    before = (tmp_path / "s" / "sweep.yaml").read_bytes()
-    for argv, named in (
-        (["--trials", "4"], "trials is 3 there, 4 now"),
-        (["--trials", "3", "--vary", "dropout=0..0.1"], "dropout is '0..0.8' there"),
-        (["--trials", "3", "--dataset", "garments"], "dataset is None there, 'garments' now"),
-    ):
-        with pytest.raises(InputError, match=named):
-            claim(parse([*out, *argv]))
-    assert (tmp_path / "s" / "sweep.yaml").read_bytes() == before
-
-
-def test_the_same_search_is_known_and_resume_reads_it_back(tmp_path: Path) -> None:
-    argv = ["--out", str(tmp_path / "s"), "--vary", "global_batch=32,64", "--limit-train", "100", "--epochs", "3"]
-    claim(parse(argv))
-    assert claim(parse(argv))
-    again = parse(["--resume", str(tmp_path / "s"), "--max-failures", "5"])
-    assert again.identity() == parse(argv).identity()
-    assert again.settings.max_failures == 5
-    with pytest.raises(InputError, match="received --trials with --resume"):
-        parse(["--resume", str(tmp_path / "s"), "--trials", "9"])
-
-
-def test_sweep_yaml_is_plain_yaml(tmp_path: Path) -> None:
-    claim(parse(["--out", str(tmp_path / "s"), "--data-dir", str(tmp_path)]))
-    kept = yaml.safe_load((tmp_path / "s" / "sweep.yaml").read_text())
-    assert kept["space"]["learning_rate"] == "0.0001..0.01 log"
-    assert kept["job"]["data_dir"] == str(tmp_path)

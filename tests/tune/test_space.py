@@ -1,11 +1,15 @@
 """The space of a search: what is read, drawn and refused."""
 
+import json
 import random
 from typing import Any
 
 import pytest
+import yaml
 
+from job.config import plain
 from job.errors import InputError
+from job.recipes import Recipe
 from tune.space import DEFAULT, Choice, Range, Space
 
 
@@ -48,6 +52,64 @@ def test_a_grid_has_every_combination_once() -> None:
     assert len(points) == len({tuple(p.items()) for p in points}) == 3 * 2 * 3
 
 
+# Of every option of a recipe that may be searched: values that are easily read as something else.
+CHOICES: dict[str, list[Any]] = {
+    "resolution": [32, 224],
+    "stages": [[], [[0.4, 32]], [[0.4, 32], [0.3, 48]]],
+    "global_batch": [64, 100],
+    "optimizer": ["adam", "adamw"],
+    "learning_rate": [1e-05, 0.00123456789],
+    "schedule": ["constant", "cosine"],
+    "warmup": [0.0, 1 / 3],
+    "beta_2": [0.99, 0.999],
+    "weight_decay": [0.0],
+    "dropout": [0.0, 0.5],
+    "label_smoothing": [0.1],
+    "batch_norm_momentum": [0.9, 0.99],
+    "input_range": ["0..1", "-1..1"],
+    "flip": [True, False],
+    "shift": [0, 8],
+    "erase": [0.0, 1.0],
+    "weights": ["none", "imagenet", "/a, b: c.h5"],
+    "select": ["best", "last"],
+}
+RANGES = {
+    "learning_rate": "0.000123456789..0.0123456789 log",
+    "dropout": "0.1..0.7 step 0.15",
+    "beta_2": "0.9..0.9999999",
+    "global_batch": "1000000..1000007",
+    "resolution": "32..1048576",
+}
+
+
+def test_every_option_of_a_recipe_is_read_from_its_yaml_as_it_was() -> None:
+    assert CHOICES.keys() == Recipe.__pydantic_fields__.keys() - {"epochs"}  # type: ignore[attr-defined]
+    first = space(**CHOICES)
+    again = space(**yaml.safe_load(yaml.safe_dump(first.texts())))
+    assert again.parameters == first.parameters
+    assert {name: list(p.values) for name, p in again.parameters.items() if isinstance(p, Choice)} == CHOICES
+    point = first.random_points(5, seed=3)[-1]
+    assert first.nearest(json.loads(json.dumps(point))) == point and plain(first.config(point)).items() >= point.items()
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_every_digit_of_a_range_is_kept(name: str) -> None:
+    first = space(**{name: RANGES[name]})
+    assert space(**first.texts()).parameters == first.parameters
+    parameter = first.parameters[name]
+    assert isinstance(parameter, Range)
+    assert [parameter.low, parameter.high] == [float(end) for end in RANGES[name].split()[0].split("..")]
+
+
+def test_lists_from_the_command_line_may_hold_dots() -> None:
+    assert space(input_range="0..1,-1..1").parameters["input_range"] == Choice(("0..1", "-1..1"))
+
+
+def test_an_option_that_the_original_refuses_leaves_the_recipes_own_settings() -> None:
+    searched = Space({"dropout": "0..0.8"}, {"recipe": "fast", "weight_decay": 0.1})
+    assert searched.known() == [{"dropout": 0.2}]
+
+
 def test_lists_keep_their_types() -> None:
     found = space(global_batch=[32, 64], flip="true,false", weights="none").parameters
     assert found["global_batch"] == Choice((32, 64))
@@ -62,6 +124,10 @@ def test_lists_keep_their_types() -> None:
         ({"resolution": "16..64"}, "greater than or equal to 32"),
         ({"resolution": "36..64"}, "multiples of 8"),
         ({"resolution": "32..64 step 4"}, "multiples of 8"),
+        ({"resolution": "32..224 log"}, "multiples of 8"),
+        ({"resolution": [32, 50]}, "multiples of 8"),
+        ({"resolution": "32..110"}, "Write 104 or 112"),
+        ({"dropout": "0.1..0.8 step 0.3"}, "Write 0.7 or 1"),
         ({"dropout": "0..1.5"}, "less than 1"),
         ({"dropout": "0..0.5 log"}, "start above 0"),
         ({"dropout": "0..half"}, "can't be read"),

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.tune.searches import ROOT, SMALL, Sweep, all_gone, named
-from tune.records import SCHEMA, read, summaries
+from tune.records import SCHEMA, ranked, read, summaries
 from tune.report import write_report
 
 
@@ -58,6 +58,11 @@ def test_each_trial_keeps_at_most_two_checkpoints_and_tensorboard_events(finishe
     assert not (finished.out / "runs").exists()
 
 
+def test_the_search_says_how_it_was_made(finished: Sweep) -> None:
+    (part,) = json.loads((finished.out / "environment.json").read_text())
+    assert "-m tune.sweep" in part["command"] and part["seconds"] > 1
+
+
 def test_the_report_is_made_again_from_the_books(finished: Sweep) -> None:
     first = (finished.out / "report.html").read_text()
     assert write_report(finished.out).read_text() == first
@@ -95,6 +100,12 @@ def test_missing_data_end_the_search_before_its_first_trial(tmp_path: Path) -> N
     sweep = Sweep(tmp_path / "s", *args, small=False)
     assert sweep.end(120) == 2
     assert "error: " in sweep.output and "Traceback" not in sweep.output
+    # On another node there may be data: unmeasured, a trial is tried again, and not marked as refused.
+    sweep = Sweep(tmp_path / "s", *args, "--no-measure", "--trials", "1", "--max-failures", "1", small=False)
+    assert sweep.end(120) == 1
+    assert "goes on from its last checkpoint" in sweep.output
+    assert [(row["status"], row["epoch"]) for row in sweep.rows()] == [("failed", 0)]
+    assert "in load" in (sweep.out / "ray.log").read_text()  # the rank's own traceback
 
 
 @pytest.mark.slow
@@ -137,6 +148,7 @@ def test_a_killed_search_leaves_nothing_and_goes_on_without_training_again(tmp_p
     assert resumed.end() == 0, resumed.output
     after = resumed.rows()
     assert all(row in after for row in before)
+    assert sorted(t.number for t in summaries(after, "search")) == [1, 2, 3, 4]
     kept_and_whole(before, resumed, epochs=4, trials=4)
     assert all_gone(agents, 90)
 
@@ -155,6 +167,18 @@ def test_ctrl_c_ends_with_the_best_so_far_and_how_to_go_on(tmp_path: Path) -> No
     resumed = Sweep(sweep.out, "--resume", str(sweep.out))
     assert resumed.end() == 0, resumed.output
     kept_and_whole([], resumed, epochs=8, trials=3)
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_the_winner_is_tested_keeps_the_results_of_the_search(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "s", "--trials", "1", "--epochs", "1")
+    sweep.wait_for((sweep.out / "report.html").exists)
+    os.killpg(sweep.process.pid, signal.SIGINT)
+    assert sweep.end(60) == 130, sweep.output
+    assert "best: " in sweep.output and f"--resume {sweep.out}" in sweep.output and "Traceback" not in sweep.output
+    resumed = Sweep(sweep.out, "--resume", str(sweep.out))
+    assert resumed.end() == 0, resumed.output
+    assert "test accuracy" in resumed.output and (sweep.out / "best" / "result.json").exists()
 
 
 @pytest.mark.slow
@@ -198,19 +222,27 @@ def test_the_best_are_confirmed_with_seeds_and_the_storage_may_be_elsewhere(tmp_
     assert len(confirmed) == 4
     assert len({t.settings["seed"] for t in confirmed}) == 2
     assert "±" in (sweep.out / "report.html").read_text()
+    assert "over 2 seeds on the validation split" in sweep.output
+    best = (sweep.out / "best.yaml").read_text()
+    assert "over 2 seeds" in best and yaml.safe_load(best)["seed"] == 2018
     assert list((tmp_path / "shared" / "search").glob("*/checkpoint_*"))
     assert not (sweep.out / "search").exists()
 
 
 @pytest.mark.slow
 def test_a_budget_of_seconds_ends_trials_by_the_clock(tmp_path: Path) -> None:
-    args = ["--budget", "seconds", "--seconds", "4", "--epochs", "500", "--trials", "2", "--scheduler", "none"]
-    sweep = Sweep(tmp_path / "s", *args)
+    args = ["--budget", "seconds", "--trials", "2", "--scheduler", "none"]
+    sweep = Sweep(tmp_path / "s", *args, "--seconds", "20")
     assert sweep.end() == 0, sweep.output
     for trial in summaries(sweep.rows(), "search"):
-        assert trial.status == "done" and 4 <= trial.rows[-1]["training_seconds"] < 8
+        assert trial.status == "done" and 20 <= trial.rows[-1]["training_seconds"] < 25
+        # The epoch in which the time ran out is no result.
+        assert sum(row["seconds"] for row in trial.rows) < trial.rows[-1]["training_seconds"] == trial.cost
     best = yaml.safe_load((sweep.out / "best.yaml").read_text())
-    assert best["epochs"] == max(summaries(sweep.rows(), "search"), key=lambda t: t.score).epochs
+    assert best["epochs"] == ranked(summaries(sweep.rows(), "search"))[0].epochs
+    sweep = Sweep(tmp_path / "short", *args, "--seconds", "0.1")
+    assert sweep.end() == 1
+    assert "no epoch ended within" in sweep.output
 
 
 def kept_and_whole(before: list[dict], sweep: Sweep, *, epochs: int, trials: int | None = None) -> None:

@@ -1,0 +1,96 @@
+"""A search's folder: one search in it, one process at a time, and how it says what made it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from job.errors import InputError
+from tests.tune.books import make_folder
+from tune.folder import begun, claim, described, held
+from tune.settings import parse
+
+
+def test_a_folder_of_another_search_is_refused_and_left_alone(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    before = (tmp_path / "sweep.yaml").read_bytes()
+    same = ["--out", str(tmp_path), "--vary", "global_batch=64,128", "--vary", "resolution=32..96", "--epochs", "6"]
+    claim(parse([*same, "--trials", "24"]))
+    for argv, named in (
+        (["--trials", "4"], "trials is 24 there, 4 now"),
+        (["--trials", "24", "--vary", "dropout=0..0.1"], "dropout is '0..0.8' there"),
+        (["--trials", "24", "--dataset", "garments"], "dataset is None there, 'garments' now"),
+    ):
+        with pytest.raises(InputError, match=named):
+            claim(parse([*same, *argv]))
+    assert (tmp_path / "sweep.yaml").read_bytes() == before
+
+
+def test_a_search_that_never_began_makes_room_for_a_corrected_one(tmp_path: Path) -> None:
+    claim(parse(["--out", str(tmp_path), "--trials", "3"]))
+    claim(parse(["--out", str(tmp_path), "--trials", "4"]))
+    assert yaml.safe_load((tmp_path / "sweep.yaml").read_text())["trials"] == 4
+    (tmp_path / "search" / "experiment_state-1.json").write_text("{}")
+    with pytest.raises(InputError, match="trials is 4 there, 5 now"):
+        claim(parse(["--out", str(tmp_path), "--trials", "5"]))
+
+
+def test_resume_reads_the_same_search_back_and_takes_few_options(tmp_path: Path) -> None:
+    values = ["--vary", "input_range=0..1,-1..1", "--vary", "stages=[],[[0.4,32]]", "--vary", "flip=true,false"]
+    argv = ["--out", str(tmp_path), *values, "--limit-train", "100", "--epochs", "3"]
+    claim(parse(argv))
+    again = parse(["--resume", str(tmp_path), "--max-failures", "5"])
+    assert again.identity() == parse(argv).identity()
+    assert again.settings.max_failures == 5
+    for wrong, message in (
+        (["--trials", "9"], "received --trials with --resume"),
+        (["--out", "elsewhere"], "received --out with --resume"),
+        (["--max-failures", "x"], "option max_failures"),
+    ):
+        with pytest.raises(InputError, match=message):
+            parse(["--resume", str(tmp_path), *wrong])
+    (tmp_path / "sweep.yaml").write_text("trials: 3\n")
+    with pytest.raises(InputError, match="lacks `space` or `job`"):
+        parse(["--resume", str(tmp_path)])
+
+
+def test_sweep_yaml_is_plain_yaml(tmp_path: Path) -> None:
+    claim(parse(["--out", str(tmp_path), "--data-dir", str(tmp_path)]))
+    kept = yaml.safe_load((tmp_path / "sweep.yaml").read_text())
+    assert kept["space"]["learning_rate"] == "0.0001..0.01 log"
+    assert kept["job"]["data_dir"] == str(tmp_path)
+
+
+def test_one_search_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
+    with held(tmp_path / "s"), pytest.raises(InputError, match="in use by another search"), held(tmp_path / "s"):
+        pass
+    with held(tmp_path / "s"):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="can't be used"), held(tmp_path / "file"):
+        pass
+
+
+def test_storage_that_cannot_be_used_and_a_damaged_state_are_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for storage in (str(tmp_path / "file"), "nothing://here"):
+        with pytest.raises(InputError, match="the storage can't be used") as raised:
+            begun(parse(["--out", str(tmp_path), "--storage", storage]).settings, "search")
+        assert "\n" not in str(raised.value)
+    settings = parse(["--out", str(tmp_path)]).settings
+    assert not begun(settings, "search")
+    (tmp_path / "search" / "experiment_state-1.json").write_text('{"trial_data": [')
+    with pytest.raises(InputError, match=r"experiment_state-1\.json is damaged"):
+        begun(settings, "search")
+
+
+def test_each_part_of_a_search_says_how_it_was_made_and_how_long_it_took(tmp_path: Path) -> None:
+    settings = parse(["--out", str(tmp_path)]).settings
+    with pytest.raises(KeyboardInterrupt), described(settings):
+        raise KeyboardInterrupt
+    with described(settings):
+        pass
+    parts = json.loads((tmp_path / "environment.json").read_text())
+    assert len(parts) == 2
+    assert all({"command", "commit", "processor", "cores", "libraries", "seconds"} <= part.keys() for part in parts)

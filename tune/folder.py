@@ -1,0 +1,122 @@
+"""A search's folder: it holds one search, in it works one process at a time, and it says how the search was made."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+import yaml
+
+from job.config import read_yaml
+from job.errors import InputError
+from job.run.checkpoints import write_atomically
+from job.run.folder import environment
+from tune.settings import PROGRAM, Search, Settings
+
+BOOKS = "trials.parquet"
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """The folder, made if missing, for this process alone. Raises InputError: another search is at work in it."""
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout:
+        raise InputError(
+            f"folder {folder} is in use by another search. Wait for it, or choose another with --out."
+        ) from None
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise InputError(f"folder {folder} can't be used: {error.strerror}. Choose another with --out.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def claim(search: Search) -> None:
+    """Write `sweep.yaml`, or find the same search there; one that never began makes room.
+
+    Raises:
+        InputError: the folder holds another search, or the storage can't be used.
+    """
+    folder, identity = search.settings.out, search.identity()
+    path = folder / "sweep.yaml"
+    if path.exists() and ((folder / BOOKS).exists() or begun(search.settings, "search")):
+        _refuse_another(folder, identity, read_yaml(path))
+    else:
+        write_atomically(path, yaml.safe_dump(identity, sort_keys=False).encode())
+
+
+def storage(settings: Settings) -> str:
+    """Where Tune keeps its files: an absolute path, or a URI."""
+    given = settings.storage or str(settings.out)
+    return given if "://" in given else str(Path(given).absolute())
+
+
+def begun(settings: Settings, phase: str) -> bool:
+    """Whether Tune has noted the state of a phase.
+
+    Raises:
+        InputError: the storage can't be used, or what is noted can't be read.
+    """
+    from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
+
+    place = storage(settings)
+    try:
+        files, path = FileSystem.from_uri(place) if "://" in place else (LocalFileSystem(), place)
+        files.create_dir(f"{path}/{phase}", recursive=True)
+        states = sorted(
+            entry.path
+            for entry in files.get_file_info(FileSelector(f"{path}/{phase}"))
+            if entry.base_name.startswith("experiment_state")
+        )
+        text = files.open_input_stream(states[-1]).read() if states else b"{}"
+    except (OSError, ValueError) as error:
+        if settings.storage is None:
+            raise
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"the storage can't be used: received --storage {settings.storage} ({reason:.300})."
+        ) from error
+    try:
+        json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{states[-1]} is damaged: {error}. Restore it, or start again with another --out.") from None
+    return bool(states)
+
+
+@contextlib.contextmanager
+def described(settings: Settings) -> Iterator[None]:
+    """Note in `environment.json` how this part of the search is made: machine, versions, commit, command, seconds."""
+    path, start = settings.out / "environment.json", time.monotonic()
+    try:
+        earlier = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        earlier = []
+    part = environment(settings.ranks_per_trial, settings.cpus_per_rank, "as each rank finds them")
+
+    def write() -> None:
+        parts = [*earlier, {**part, "seconds": round(time.monotonic() - start, 1)}]
+        write_atomically(path, json.dumps(parts, indent=2).encode() + b"\n")
+
+    write()
+    try:
+        yield
+    finally:
+        write()
+
+
+def _refuse_another(folder: Path, identity: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    for part in (None, "space", "job"):
+        mine, theirs = (identity, known) if part is None else (identity[part], known.get(part, {}))
+        for name in [n for n in {**mine, **theirs} if part is not None or n not in ("space", "job")]:
+            if mine.get(name) != theirs.get(name):
+                raise InputError(
+                    f"folder {folder} holds another search: {name} is {theirs.get(name)!r} there, {mine.get(name)!r} "
+                    f"now. Choose another with --out, or go on with {PROGRAM} --resume {folder}."
+                )
