@@ -59,6 +59,7 @@ def test_a_run_that_was_lost_after_its_last_epoch_has_the_same_test_accuracy(lau
         assert after[name] == before[name], name
 
 
+@pytest.mark.slow
 def test_a_run_that_was_told_to_stop_between_two_updates_stops_after_the_next(tmp_path, monkeypatch) -> None:
     """In one process; 160 images are 10 updates of 2 batches each."""
     stop = threading.Event()
