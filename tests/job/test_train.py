@@ -246,7 +246,7 @@ BAD = {
     "run folder is a file": (["--run", "/etc/hostname"], "/etc/hostname"),
     "configuration file missing": (["--config", "/nowhere.yaml"], "/nowhere.yaml"),
     "protocol of 2017 without its choice": (["--protocol", "original", "--recipe", "fast"], "--select best"),
-    "yes for a number": (["--config", "BOOLEAN"], "epochs"),
+    "yes for a number": (["--config", "BOOLEAN"], "accumulate"),
     "weight decay without adamw": (["--weight-decay", "0.1"], "adamw"),
 }
 
@@ -254,7 +254,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_gets_one_line_and_exit_code_2(launch, tmp_path, case) -> None:
     options, named = BAD[case]
-    (tmp_path / "yes.yaml").write_text("epochs: true\n")
+    (tmp_path / "yes.yaml").write_text("accumulate: true\n")
     options = [str(tmp_path / "yes.yaml") if word == "BOOLEAN" else word for word in options]
     done = train(launch, 0, tmp_path / "run", *options)
     assert done.returncode == 2
