@@ -46,7 +46,7 @@ def finish(
     with timings.of("evaluation"):
         model.at_resolution(config.resolution)
         choose_weights(config, ranks, model, folder)
-        kernels.allow(None)  # what is judged is the network that is saved, in float32
+        kernels.multiply_in_float32()  # what is judged is the network that is saved
         images, labels = data.set.images, data.set.labels
         validation = score(labels[data.splits.validation], probabilities(model, images[data.splits.validation], ranks))
         test_images, test_labels = images[data.splits.test], labels[data.splits.test]

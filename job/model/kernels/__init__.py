@@ -33,6 +33,13 @@ def allow(reason_against: str | None, *, bfloat16: bool = False) -> None:
     _reason_against, _bfloat16 = reason_against, bfloat16
 
 
+def multiply_in_float32() -> None:
+    """From here on, also in functions that are traced already, multiply in float32."""
+    global _bfloat16
+    _bfloat16 = False
+    load()  # the choice is the library's, which learns of it here
+
+
 def in_bfloat16() -> bool:
     """Whether the operations in use multiply in bfloat16; all else in them is float32."""
     return f" {_BFLOAT16} " in status()

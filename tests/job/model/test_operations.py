@@ -117,6 +117,28 @@ def test_pointwise_in_bfloat16(
     _agree(lambda given: operations.fashion_pointwise(*given), _rounded_pointwise, inputs, tolerance=4e-3)
 
 
+def test_a_traced_function_multiplies_in_float32_once_it_is_told_to(
+    compiled: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASHION_KERNELS", "")
+    kernels.allow(None, bfloat16=True)
+    operations = kernels.load()
+    if not kernels.in_bfloat16():
+        pytest.skip("this processor has no AMX")
+    assert operations is not None
+    inputs = [*_pending((3, 7, 7, 64)), _normal(1, 1, 64, 96)]
+    traced = tf.function(lambda: operations.fashion_pointwise(*inputs)[0])
+    exact = tf.nn.conv2d(_active(inputs), inputs[3], 1, "SAME")
+
+    def error() -> float:
+        return float(tf.reduce_max(tf.abs(traced() - exact)))
+
+    assert error() > 1e-3
+    kernels.multiply_in_float32()
+    assert error() < 1e-4
+    assert not kernels.in_bfloat16()
+
+
 @pytest.mark.parametrize(("shape", "channels", "filters"), POINTWISE, ids=str)
 def test_pointwise(operations: ModuleType, shape: tuple[int, int, int], channels: int, filters: int) -> None:
     inputs = [*_pending((*shape, channels)), _normal(1, 1, channels, filters)]
