@@ -136,7 +136,16 @@ def test_sigterm_saves_and_the_same_command_goes_on(podman, cpu_image, runs, con
     assert epochs == sorted(set(epochs)) and len(epochs) == 4
 
 
-def test_tests_pass_inside(podman, cpu_image, tmp_path) -> None:
+INSIDE = {
+    "job": ["tests/job/data", "tests/job/model", "tests/job/run", "tests/job/test_predict.py"],
+    "ranks": ["tests/horovod_keras"],
+    "search": ["tests/tune/test_space.py", "tests/tune/test_records.py", "tests/tune/test_report.py"],
+}
+"""What is tested inside the image: every part of it, but for what needs a host of its own."""
+
+
+@pytest.mark.parametrize("part", INSIDE)
+def test_tests_pass_inside(podman, cpu_image, tmp_path, part) -> None:
     """What was stripped from the packages is not missed: pytest alone is brought along."""
     brought = tmp_path / "pytest"
     for name in ("pytest", "pluggy", "iniconfig", "pytest-timeout", "hypothesis", "sortedcontainers"):
@@ -150,10 +159,19 @@ def test_tests_pass_inside(podman, cpu_image, tmp_path) -> None:
     mounts = [f"--volume={ROOT / name}:/test/{name}:ro" for name in ("tests", "pyproject.toml")]
     mounts.append(f"--volume={brought}:/pytest:ro")
     options = [*READ_ONLY, *mounts, "--workdir=/test", "--env=PYTHONPATH=/pytest", "--env=FASHION_MNIST_DIR="]
-    suite = ["tests/job/data", "tests/job/model", "tests/job/run", "tests/job/test_predict.py", "-m", "not slow"]
-    pytest_command = ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *suite]
+    pytest_command = ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *INSIDE[part], "-m", "not slow"]
     done = podman("run", "--rm", "--shm-size=1g", *options, cpu_image, *pytest_command, timeout=900)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+
+
+def test_a_small_search_runs_inside(podman, cpu_image, runs) -> None:
+    command = ["sweep", *SMALL, "--trials=2", "--epochs=1", "--out=/runs/search"]
+    options = [*READ_ONLY, "--shm-size=1g", "--volume", f"{runs}:/runs"]
+    done = podman("run", "--rm", *options, cpu_image, *command, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {"trials.parquet", "best.yaml", "report.html", "sweep.yaml"} <= {
+        each.name for each in (runs / "search").iterdir()
+    }
 
 
 def one_line(done: subprocess.CompletedProcess[str]) -> str:
