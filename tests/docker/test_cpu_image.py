@@ -207,4 +207,4 @@ def test_too_little_shared_memory_is_one_line(podman, cpu_image, runs) -> None:
     command = ["train", "-np", "2", "--dataset=garments", "--weights=none", "--run=/runs/train", "--epochs=0"]
     done = podman("run", "--rm", *READ_ONLY, "--shm-size=1m", "--volume", f"{runs}:/runs", cpu_image, *command)
     (line,) = (line for line in done.stderr.splitlines() if "/dev/shm" in line)
-    assert line.startswith("warning: /dev/shm is too small for several ranks on one machine: received 1 MiB.")
+    assert line.startswith("warning: /dev/shm is too small for 2 ranks in one container: received 1 MiB.")

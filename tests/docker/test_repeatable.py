@@ -29,7 +29,7 @@ def test_a_second_build_from_nothing_has_the_same_packages(full_suite, podman, c
 
 
 def test_one_command_lists_what_is_inside(podman, cpu_image, tmp_path) -> None:
-    build(podman, "sbom", "--output", f"type=local,dest={tmp_path}")
+    build(podman, "sbom", "--build-arg", f"IMAGE={cpu_image}", "--output", f"type=local,dest={tmp_path}")
     listed = json.loads((tmp_path / "sbom.cdx.json").read_text())
     assert listed["bomFormat"] == "CycloneDX"
     names = {component["name"] for component in listed["components"]}

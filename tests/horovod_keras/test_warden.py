@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -12,9 +13,12 @@ import psutil
 from tests.horovod_keras.pods import until
 
 # By its path, so that the test needs no TensorFlow.
+PACKAGE = find_spec("horovod_keras")
+assert PACKAGE is not None and PACKAGE.submodule_search_locations is not None
+WARDEN = f"{PACKAGE.submodule_search_locations[0]}/warden.py"
 SCRIPT = f"""
 import importlib.util, time
-spec = importlib.util.spec_from_file_location("warden", {str(Path("horovod_keras/warden.py").absolute())!r})
+spec = importlib.util.spec_from_file_location("warden", {WARDEN!r})
 warden = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(warden)
 warden.start(2.0, lambda: 3)

@@ -74,4 +74,5 @@ def test_a_finished_run_whose_configuration_is_gone_is_not_taken_for_this_one(tm
 
 def test_a_machine_without_git_has_no_commit_to_note(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("FASHION_REVISION", raising=False)  # an image has it
     assert environment(ranks=1, threads=1, kernels="")["commit"] is None
