@@ -31,7 +31,9 @@ ROOT = Path(__file__).parents[1]
 TORCH = [f"pytorch {layout}{mode}" for layout in ("channels-last", "contiguous") for mode in ("", " compiled")]
 OURS_BFLOAT16 = "ours bfloat16"
 TORCH_BFLOAT16 = [f"pytorch channels-last bfloat16{mode}" for mode in ("", " compiled")]
-"""Products in bfloat16 (PyTorch: its autocast), where the processor has AMX: contenders among themselves."""
+"""Products in bfloat16 (PyTorch: its autocast), where the processor has them: contenders among themselves."""
+BFLOAT16 = ("AMX_BF16", "AVX512_BF16")
+"""What multiplies them in processors."""
 MATRIX = 2048
 NOMINAL_FLOP = 213e6
 """A training step's operations an image at 56 px as usually counted: 3 · 2 · 569 M multiply-adds · (56 / 224)²."""
@@ -108,10 +110,10 @@ def contenders(names: list[str], options: argparse.Namespace, **sizes: int) -> I
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """One whole run: all contenders, turn by turn."""
-    amx = "AMX" in processor()
-    names = ["ours", "stock", "matmul", *([OURS_BFLOAT16] if amx else [])]
+    halves = processor().endswith(BFLOAT16)
+    names = ["ours", "stock", "matmul", *([OURS_BFLOAT16] if halves else [])]
     if options.torch_python and not options.quick:
-        names += [*TORCH, *(TORCH_BFLOAT16 if amx else [])]
+        names += [*TORCH, *(TORCH_BFLOAT16 if halves else [])]
     versions: dict[str, str] = {}
     with contenders(names, options) as ready:
         for _ in range(options.turns):
@@ -135,7 +137,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "ratio_to_stock_keras": round(best["stock"] / best[OURS_BFLOAT16], 3),
             "ratio_to_pytorch_bfloat16": round(best[rival] / best[OURS_BFLOAT16], 3) if rival else None,
         }
-        if amx
+        if halves
         else None,
         "share_of_matmul_rate": round(per_second * NOMINAL_FLOP / rate, 3),
         "share_of_matmul_rate_by_exact_count": round(per_second * exact_flop(56) / rate, 3),
@@ -218,7 +220,8 @@ def processor() -> str:
     name = next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())
     flags = next((line.split() for line in lines if line.startswith("flags")), [])
     widest = next((text for flag, text in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), "plain")
-    return f"{name}, {widest}{', AMX' if 'amx_bf16' in flags else ''}"
+    halves = next((f", {text}" for text in BFLOAT16 if text.lower() in flags), "")
+    return f"{name}, {widest}{halves}"
 
 
 def _show(record: dict[str, Any]) -> None:

@@ -57,7 +57,7 @@ class Config(Recipe):
     sync_batch_norm: bool = False
     """Normalise by the statistics of the global batch, so that the number of ranks makes no difference."""
     precision: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
-    """Of activations and products (bfloat16 with AMX: of products alone); weights stay float32. float64: for checks."""
+    """Of activations and products (our bfloat16 kernels: of products); weights stay float32. float64: for checks."""
     xla: bool = False
     """Compile the step of a single process with XLA: for a GPU; on CPUs it is slower."""
     threads: Annotated[int, Field(ge=1)] | None = None

@@ -1,6 +1,7 @@
 """Our C++ operations for CPUs: how they are found, and which are in use.
 
-FASHION_KERNELS chooses for tests and measurements: avx512, avx2, plain, amx, or off for TensorFlow's own operations.
+FASHION_KERNELS chooses for tests and measurements: avx512, avx2, plain, amx, avx512bf16, or off for TensorFlow's own
+operations.
 """
 
 import ctypes
@@ -27,7 +28,7 @@ def allow(reason_against: str | None, *, bfloat16: bool = False) -> None:
 
     Args:
         reason_against: None if there is none.
-        bfloat16: whether those may be used that multiply in bfloat16, where the processor has them (AMX).
+        bfloat16: whether those may be used that multiply in bfloat16, where the processor can (AMX, AVX512_BF16).
     """
     global _reason_against, _bfloat16
     _reason_against, _bfloat16 = reason_against, bfloat16
@@ -42,10 +43,9 @@ def multiply_in_float32() -> None:
 
 def in_bfloat16() -> bool:
     """Whether the operations in use multiply in bfloat16; all else in them is float32."""
-    return f" {_BFLOAT16} " in status()
+    return any(f" {name} " in status() for name in library.BFLOAT16_FLAGS)
 
 
-_BFLOAT16 = "amx"
 _reason_against: str | None = None
 _bfloat16 = False
 
@@ -65,10 +65,10 @@ def _find() -> tuple[ModuleType | None, str]:
     if tf.config.list_physical_devices("GPU"):
         return None, "TensorFlow's own operations: the device is a GPU."
     operations, native = _open(path)
-    chosen = _bfloat16 and not choice and native.fashion_kernels_select(_BFLOAT16.encode())
-    chosen = chosen or native.fashion_kernels_select(choice.encode())
+    wanted = [*library.BFLOAT16_FLAGS, ""] if _bfloat16 and not choice else [choice]
+    chosen = next(filter(None, (native.fashion_kernels_select(name.encode()) for name in wanted)), None)
     if chosen is None:
-        names = ", ".join([*library.variants(), _BFLOAT16, "off"])
+        names = ", ".join([*library.variants(), *library.BFLOAT16_FLAGS, "off"])
         raise ValueError(f"no such kernels for this processor: received FASHION_KERNELS={choice}. Use one of {names}.")
     return operations, f"C++ kernels for {chosen.decode()} ({path})."
 

@@ -1,8 +1,8 @@
 """Compiles the C++ operations into the cache: `python -m job.model.kernels.build`.
 
 One library holds code for AVX-512, AVX2 and any other processor (on x86-64; elsewhere the last alone), chosen when it
-is loaded, and for AMX, chosen by `--precision bfloat16`. It is compiled against the headers in TensorFlow's own wheel,
-by $CXX, g++ or c++, in about 20 seconds.
+is loaded, and for products of bfloat16 (by AMX, by AVX-512), chosen by `--precision bfloat16`. It is compiled against
+the headers in TensorFlow's own wheel, by $CXX, g++ or c++, in about 20 seconds.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from job.errors import InputError, RunError, run_main
-from job.model.kernels.library import AMX_FLAGS, INNER_FLAGS, OPERATION_FLAGS, SOURCES, cache_folder, variants
+from job.model.kernels.library import BFLOAT16_FLAGS, INNER_FLAGS, OPERATION_FLAGS, SOURCES, cache_folder, variants
 
 
 def build() -> tuple[Path, float]:
@@ -34,9 +34,10 @@ def build() -> tuple[Path, float]:
         return library, 0.0
     start = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
-    inner, macros = variants(), []
-    if "avx512" in inner and _takes(compiler, AMX_FLAGS):
-        inner, macros = {**inner, "amx": AMX_FLAGS}, ["-DFASHION_AMX"]
+    inner = variants()
+    if "avx512" in inner:
+        inner = inner | {name: flags for name, flags in BFLOAT16_FLAGS.items() if _takes(compiler, flags)}
+    macros = [f"-DFASHION_{name.upper()}" for name in inner if name in BFLOAT16_FLAGS]
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         commands = [
             [
@@ -71,7 +72,7 @@ def _compiler() -> list[str]:
 
 
 def _takes(compiler: list[str], flags: list[str]) -> bool:
-    """Whether a compiler knows these flags: gcc from 11 on, clang from 12 on."""
+    """Whether a compiler knows these flags: those for AMX gcc from 11 on, clang from 12 on."""
     command = [*compiler, *flags, "-fsyntax-only", "-x", "c++", os.devnull]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 

@@ -17,8 +17,9 @@ VARIANT_FLAGS = {
     "avx2": ["-mavx2", "-mfma"],
     "plain": [],
 }
-# Products of bfloat16: not among those that are chosen by speed, and not known to every compiler.
-AMX_FLAGS = [*VARIANT_FLAGS["avx512"], "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
+# Products of bfloat16, the fastest first: not among those that are chosen by speed, and not known to every compiler.
+_AVX512BF16 = [*VARIANT_FLAGS["avx512"], "-mavx512bf16"]
+BFLOAT16_FLAGS = {"amx": [*_AVX512BF16, "-mamx-tile", "-mamx-bf16"], "avx512bf16": _AVX512BF16}
 # A product that is rounded in one place and not in another would leave a remainder where gradients cancel out.
 OPERATION_FLAGS = ["-O2", "-ffp-contract=off", "-Wno-deprecated-declarations"]
 
@@ -39,7 +40,7 @@ def _name() -> str:
     digest = hashlib.sha256()
     for path in sorted([*SOURCES.glob("inner/*"), *SOURCES.glob("ops/*")]):
         digest.update(f"{path.relative_to(SOURCES)}\0".encode() + path.read_bytes())
-    flags = repr((INNER_FLAGS, variants(), AMX_FLAGS, OPERATION_FLAGS))
+    flags = repr((INNER_FLAGS, variants(), BFLOAT16_FLAGS, OPERATION_FLAGS))
     python = ".".join(map(str, sys.version_info[:2]))
     digest.update(repr((_tensorflow_version(), python, platform.machine(), flags)).encode())
     return digest.hexdigest()[:16]

@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from job.model import kernels
+from job.model.kernels import library
 
 Values = list[tf.Tensor]
 
@@ -102,11 +103,17 @@ def _rounded_pointwise(given: Values) -> Values:
     return _moments(tf.reshape(product, [*active.shape[:3], kernel.shape[-1]]))
 
 
+@pytest.mark.parametrize("variant", library.BFLOAT16_FLAGS)
 @pytest.mark.parametrize(("shape", "channels", "filters"), POINTWISE, ids=str)
 def test_pointwise_in_bfloat16(
-    compiled: None, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int], channels: int, filters: int
+    compiled: None,
+    monkeypatch: pytest.MonkeyPatch,
+    shape: tuple[int, int, int],
+    channels: int,
+    filters: int,
+    variant: str,
 ) -> None:
-    monkeypatch.setenv("FASHION_KERNELS", "amx")
+    monkeypatch.setenv("FASHION_KERNELS", variant)
     try:
         operations = kernels.load()
     except ValueError as error:
@@ -124,7 +131,7 @@ def test_a_traced_function_multiplies_in_float32_once_it_is_told_to(
     kernels.allow(None, bfloat16=True)
     operations = kernels.load()
     if not kernels.in_bfloat16():
-        pytest.skip("this processor has no AMX")
+        pytest.skip("this processor multiplies no bfloat16")
     assert operations is not None
     inputs = [*_pending((3, 7, 7, 64)), _normal(1, 1, 64, 96)]
     traced = tf.function(lambda: operations.fashion_pointwise(*inputs)[0])

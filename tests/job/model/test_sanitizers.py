@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from job.model.kernels.library import AMX_FLAGS, INNER_FLAGS, SOURCES, variants
+from job.model.kernels.library import BFLOAT16_FLAGS, INNER_FLAGS, SOURCES, variants
 
 DRIVER = Path(__file__).with_name("kernels_driver.cc")
 SANITIZERS = {
@@ -19,8 +19,9 @@ SANITIZERS = {
 
 def _needs(variant: str) -> set[str]:
     avx512 = {"avx512f", "avx512vl", "avx512dq", "avx512bw"}
-    amx = avx512 | {"avx512_bf16", "amx_tile", "amx_bf16"}
-    return {"avx512": avx512, "avx2": {"avx2", "fma"}, "amx": amx}.get(variant, set())
+    dot = avx512 | {"avx512_bf16"}
+    amx = dot | {"amx_tile", "amx_bf16"}
+    return {"avx512": avx512, "avx2": {"avx2", "fma"}, "amx": amx, "avx512bf16": dot}.get(variant, set())
 
 
 def _results(folder: Path, flags: list[str]) -> dict[str, float]:
@@ -29,7 +30,7 @@ def _results(folder: Path, flags: list[str]) -> dict[str, float]:
         pytest.skip("g++ is not installed")
     here = set(Path("/proc/cpuinfo").read_text().split())
     results = {}
-    for variant, variant_flags in {**variants(), "amx": AMX_FLAGS}.items():
+    for variant, variant_flags in (variants() | BFLOAT16_FLAGS).items():
         if not _needs(variant) <= here:
             continue
         binary = folder / variant
@@ -58,6 +59,6 @@ def _results(folder: Path, flags: list[str]) -> dict[str, float]:
 def test_kernels_are_clean_under_sanitizers_and_variants_agree(tmp_path: Path, sanitizer: str) -> None:
     results = _results(tmp_path, SANITIZERS[sanitizer])
     assert "plain" in results
-    if "amx" in results:  # it rounds factors to 8 bits
-        assert results.pop("amx") == pytest.approx(results["plain"], rel=1e-2)
+    for variant in BFLOAT16_FLAGS.keys() & results.keys():  # they round factors to 8 bits
+        assert results.pop(variant) == pytest.approx(results["plain"], rel=1e-2)
     assert max(results.values()) == pytest.approx(min(results.values()), rel=1e-4)

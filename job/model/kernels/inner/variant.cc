@@ -2,8 +2,8 @@
 #include "adam.h"
 #include "depthwise.h"
 #include "grey.h"
-#if defined(__AMX_BF16__)
-#include "pointwise_amx.h"
+#if defined(__AVX512BF16__)
+#include "pointwise_bfloat16.h"
 #else
 #include "pointwise_gradient.h"
 #endif

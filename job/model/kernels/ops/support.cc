@@ -29,6 +29,11 @@ namespace amx {
 extern const Kernels kernels;
 }
 #endif
+#if defined(FASHION_AVX512BF16)
+namespace avx512bf16 {
+extern const Kernels kernels;
+}
+#endif
 
 namespace {
 
@@ -37,6 +42,9 @@ bool runs_here(const Kernels& candidate) {
   if (&candidate == &avx512::kernels)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("fma");
+#if defined(FASHION_AVX512BF16)
+  if (&candidate == &avx512bf16::kernels) return runs_here(avx512::kernels) && __builtin_cpu_supports("avx512bf16");
+#endif
 #if defined(FASHION_AMX)
   if (&candidate == &amx::kernels) {
     // Linux gives a process the tile registers when it asks for them.
@@ -50,14 +58,19 @@ bool runs_here(const Kernels& candidate) {
   return true;
 }
 
-// The fastest first; last what rounds to bfloat16, which is for those who ask for it.
-#if defined(FASHION_AMX)
-const Kernels* const variants[] = {&avx512::kernels, &avx2::kernels, &plain::kernels, &amx::kernels};
-#elif defined(__x86_64__)
-const Kernels* const variants[] = {&avx512::kernels, &avx2::kernels, &plain::kernels};
-#else
-const Kernels* const variants[] = {&plain::kernels};
+// The fastest first; last those that round to bfloat16, which are for who asks for them.
+const Kernels* const variants[] = {
+#if defined(__x86_64__)
+    &avx512::kernels,     &avx2::kernels,
 #endif
+    &plain::kernels,
+#if defined(FASHION_AMX)
+    &amx::kernels,
+#endif
+#if defined(FASHION_AVX512BF16)
+    &avx512bf16::kernels,
+#endif
+};
 
 const Kernels* fastest() {
   for (const Kernels* candidate : variants)
@@ -146,8 +159,8 @@ MomentsGradient::MomentsGradient(const float* d_mean, const float* d_variance, i
 
 extern "C" {
 
-// Uses the named variant ("avx512", "avx2", "plain", "amx"), or the fastest one that runs here for an empty name; gives the name
-// of the one in use, or null if the named one does not run here.
+// Uses the named variant ("avx512", "avx2", "plain", "amx", "avx512bf16"), or the fastest one that runs here for an empty
+// name; gives the name of the one in use, or null if the named one does not run here.
 const char* fashion_kernels_select(const char* name) {
   if (*name == 0) {
     fashion::active() = fashion::fastest();

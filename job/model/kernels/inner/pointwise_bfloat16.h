@@ -1,71 +1,16 @@
-// 1×1 convolution, forward and backward, on processors with AMX: products of bfloat16, sums and all else in float32.
+// 1×1 convolution, forward and backward, by products of bfloat16; sums and all else are in float32.
 //
-// What is fused is the same as in pointwise.h and pointwise_gradient.h. A tile register holds 16 rows of 64 bytes; its
-// instruction multiplies rows of 32 values with pairs of values that follow each other along the summed dimension. So
-// operands are copied, as they are formed, into squares of 32×32: `rows` (a left operand, value after value) and `pairs`
-// (a right operand: the values of two rows by turns).
+// What is fused is the same as in pointwise.h and pointwise_gradient.h. Operands are copied, as they are formed, into squares
+// of 32×32 (square.h): `rows` (a left operand, value after value) and `pairs` (a right operand: the values of two rows by
+// turns).
 #pragma once
 #include "panels.h"
+#include "square.h"
 
 namespace fashion::VARIANT {
 
-typedef uint16_t Half;  // the bits of a bfloat16
-
-constexpr int64_t kSide = 32;             // of a square
-constexpr int64_t kSquare = kSide * kSide;
-constexpr int64_t kAmxBlock = 2 * kSide;  // rows that are copied, and then multiplied, at a time
+constexpr int64_t kBlockRows = 2 * kSide;  // that are copied, and then multiplied, at a time
 static_assert(kSide == kTileColumns && kLanes == 16);
-
-// The thread's tile registers in our shape, and as they were afterwards: oneDNN has its own idea of them.
-class Tiles {
- public:
-  Tiles() {
-    _tile_storeconfig(before_);
-    alignas(64) uint8_t ours[64] = {1};  // palette 1
-    for (int tile = 0; tile < 8; ++tile) {
-      ours[16 + 2 * tile] = 64;  // bytes of a row
-      ours[48 + tile] = 16;      // rows
-    }
-    _tile_loadconfig(ours);
-  }
-  ~Tiles() { before_[0] ? _tile_loadconfig(before_) : _tile_release(); }
-  Tiles(const Tiles&) = delete;
-  Tiles& operator=(const Tiles&) = delete;
-
- private:
-  alignas(64) uint8_t before_[64];
-};
-
-// A square of out [32 rows, `stride` floats apart], or what is added to it: Σ over `squares` of left · right.
-template <bool Add>
-inline void multiply(int64_t squares, const Half* left, int64_t left_step, const Half* right, float* out, int64_t stride) {
-  float* const lower = out + 16 * stride;
-  if constexpr (Add) {
-    _tile_loadd(0, out, 4 * stride);
-    _tile_loadd(1, out + 16, 4 * stride);
-    _tile_loadd(2, lower, 4 * stride);
-    _tile_loadd(3, lower + 16, 4 * stride);
-  } else {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-  }
-  for (; squares > 0; --squares, left += left_step, right += kSquare) {
-    _tile_loadd(4, left, 64);
-    _tile_loadd(6, right, 128);
-    _tile_loadd(7, right + 32, 128);
-    _tile_loadd(5, left + kSquare / 2, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
-  }
-  _tile_stored(0, out, 4 * stride);
-  _tile_stored(1, out + 16, 4 * stride);
-  _tile_stored(2, lower, 4 * stride);
-  _tile_stored(3, lower + 16, 4 * stride);
-}
 
 inline V rounded_row(V low, V high) { return (V)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low); }
 
@@ -161,10 +106,10 @@ inline void copy_transposed_pairs(const Plain& values, int64_t row, int64_t colu
 }
 
 // How a product is cut into items: by rows where there are many, else by columns.
-struct AmxCut {
-  AmxCut(int64_t rows, int64_t columns) : panels(ceil_div(columns, kSide)) {
-    by_columns = rows <= 4 * kAmxBlock;
-    item_rows = by_columns ? round_up(rows, kSide) : round_up(ceil_div(rows, 48), kAmxBlock);
+struct SquareCut {
+  SquareCut(int64_t rows, int64_t columns) : panels(ceil_div(columns, kSide)) {
+    by_columns = rows <= 4 * kBlockRows;
+    item_rows = by_columns ? round_up(rows, kSide) : round_up(ceil_div(rows, 48), kBlockRows);
     row_items = ceil_div(rows, item_rows);
     item_panels = by_columns ? ceil_div(panels, 16) : panels;
     column_items = ceil_div(panels, item_panels);
@@ -177,7 +122,7 @@ struct AmxCut {
 inline void pointwise(const PointwiseShape& shape, const Pending& input, const float* kernel, const Moments& output,
                       const Parallel& parallel) {
   const auto [rows, in, out] = shape;
-  const AmxCut cut(rows, out);
+  const SquareCut cut(rows, out);
   const int64_t depth = ceil_div(in, kSide), width = cut.panels * kSide;
   Shared packed(Squares::floats(depth * kSide, out));
   const Squares weights(packed, depth * kSide);
@@ -200,7 +145,7 @@ inline void pointwise(const PointwiseShape& shape, const Pending& input, const f
     for (int64_t c = first_panel * kSide; c < last_panel * kSide; ++c) total[c] = squares[c] = 0;
     if (cut.by_columns)
       for (int64_t p = first_panel; p < last_panel; ++p) pack(p);
-    const int64_t block_rows = cut.by_columns ? cut.item_rows : kAmxBlock;
+    const int64_t block_rows = cut.by_columns ? cut.item_rows : kBlockRows;
     const Squares x(scratch.get(Squares::floats(block_rows, in)), block_rows);
     for (int64_t block = first; block < last; block += block_rows) {
       const int64_t end = std::min(last, block + block_rows);
@@ -285,7 +230,7 @@ inline void gradient_by_rows(const PointwiseShape& shape, const Pending& input, 
                              const OutputGradient& output, const PendingGradient& to, float* kernel_sum,
                              const Parallel& parallel) {
   const auto [rows, in, out] = shape;
-  const int64_t item_rows = round_up(ceil_div(rows, 16), kAmxBlock), items = ceil_div(rows, item_rows);
+  const int64_t item_rows = round_up(ceil_div(rows, 16), kBlockRows), items = ceil_div(rows, item_rows);
   const int64_t in_panels = ceil_div(in, kSide), out_panels = ceil_div(out, kSide);
   const int64_t in_width = in_panels * kSide, out_width = out_panels * kSide;
   Shared kernel_sums(items * in_width * out_width);
@@ -295,21 +240,21 @@ inline void gradient_by_rows(const PointwiseShape& shape, const Pending& input, 
   parallel(items, [&](int64_t item) {
     const Tiles tiles;
     thread_local Scratch scratch;
-    const GradientCopies copies(scratch.get(GradientCopies::floats(kAmxBlock, in, out)), kAmxBlock, in, out);
+    const GradientCopies copies(scratch.get(GradientCopies::floats(kBlockRows, in, out)), kBlockRows, in, out);
     float* shift_sums = sums.cleared(item);
     float* own = kernel_sums + item * in_width * out_width;
     std::fill(own, own + in_width * out_width, 0.f);
     const int64_t last = std::min(rows, (item + 1) * item_rows);
-    for (int64_t first = item * item_rows; first < last; first += kAmxBlock) {
-      for (int64_t r = 0; r < kAmxBlock; r += kSide) copies.fill(activation, gradient, first + r, r);
+    for (int64_t first = item * item_rows; first < last; first += kBlockRows) {
+      for (int64_t r = 0; r < kBlockRows; r += kSide) copies.fill(activation, gradient, first + r, r);
       for (int64_t p = 0; p < in_panels; ++p) {
-        for (int64_t r = 0; r < kAmxBlock && first + r < last; r += kSide) {
+        for (int64_t r = 0; r < kBlockRows && first + r < last; r += kSide) {
           alignas(64) float result[kSquare];
           multiply<false>(out_panels, copies.dy.at(r, 0), copies.dy.stride, transposed.at(0, p), result, kSide);
           input_gradient_square(shape, input, to, first + r, p, result, shift_sums, shift_sums + in_width);
         }
         for (int64_t q = 0; q < out_panels; ++q)
-          multiply<true>(kAmxBlock / kSide, copies.x.at(0, p), kSquare, copies.dy_pairs.at(0, q),
+          multiply<true>(kBlockRows / kSide, copies.x.at(0, p), kSquare, copies.dy_pairs.at(0, q),
                          own + p * kSide * out_width + q * kSide, out_width);
       }
     }
@@ -331,7 +276,7 @@ inline void gradient_by_tiles(const PointwiseShape& shape, const Pending& input,
                               const OutputGradient& output, const PendingGradient& to, float* kernel_sum,
                               const Parallel& parallel) {
   const auto [rows, in, out] = shape;
-  const AmxCut cut(rows, in);
+  const SquareCut cut(rows, in);
   const int64_t all_rows = round_up(rows, kSide), out_panels = ceil_div(out, kSide), in_width = cut.panels * kSide;
   Shared memory(GradientCopies::floats(all_rows, in, out));
   const GradientCopies copies(memory, all_rows, in, out);
@@ -368,7 +313,7 @@ inline void gradient_by_tiles(const PointwiseShape& shape, const Pending& input,
 }
 
 // A kernel gradient up to this size is summed by every item on its own; a larger one is cut up.
-constexpr int64_t kAmxOwnKernelGradient = 256 * 256;
+constexpr int64_t kOwnKernelGradient = 256 * 256;
 
 inline void pointwise_gradient(const PointwiseShape& shape, const Pending& input, const float* kernel,
                                const OutputGradient& output, const PendingGradient& to, float* kernel_gradient,
@@ -381,7 +326,7 @@ inline void pointwise_gradient(const PointwiseShape& shape, const Pending& input
     for (int64_t q = 0; q < out_panels; ++q)
       copy_transposed_pairs(kernel_values, p * kSide, q * kSide, transposed.at(q * kSide, p));
   });
-  const bool small = shape.in * shape.out <= kAmxOwnKernelGradient && shape.rows >= 16 * kAmxBlock;
+  const bool small = shape.in * shape.out <= kOwnKernelGradient && shape.rows >= 16 * kBlockRows;
   (small ? gradient_by_rows : gradient_by_tiles)(shape, input, transposed, output, to, kernel_gradient, parallel);
 }
 
