@@ -182,6 +182,8 @@ def gpu_options(cuda: Path, architectures: str) -> dict[str, str]:
         "HOROVOD_BUILD_CUDA_CC_LIST": architectures,
         # The pip packages have the shared runtime alone, and no library for kernels that start kernels.
         "CUDAFLAGS": "-cudart shared -cudadevrt none",
+        # CMake has the C++ compiler link and doesn't tell it where.
+        "LIBRARY_PATH": str(cuda / "lib64"),
     }
 
 
@@ -194,12 +196,12 @@ def nccl_library(options: dict[str, str], folder: Path) -> dict[str, str]:
 
 
 def run(command: list[str], what: str, env: dict[str, str] | None = None, timeout: float = 3600) -> str:
-    """Run a command quietly; on failure raise BuildError with the end of its output above the line."""
+    """Run a command quietly; on failure raise BuildError with its last lines, each cut to a readable length, above."""
     done = subprocess.run(
         command, env=env, timeout=timeout, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
     )
     if done.returncode:
-        print(done.stdout[-6000:], file=sys.stderr)
+        print("\n".join(line[:300] for line in done.stdout.splitlines()[-80:]), file=sys.stderr)
         raise BuildError(f"{what} failed with exit code {done.returncode}; its last output is above.")
     return done.stdout
 

@@ -51,6 +51,8 @@ class Podman:
 def build(podman: Podman, target: str, *options: str, tag: str = "") -> str:
     """Build a target of the Dockerfile, or take it from the layer cache, and return the image's name."""
     image = f"localhost/fashion-job:{tag or target}"
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    options = (*options, "--build-arg", f"REVISION={git.stdout.strip() or 'unknown'}")
     command: list[str | Path] = ["bash", BUILDER, ROOT, ROOT / "Dockerfile", image, "--target", target, *options]
     environment = os.environ | {"RIG": str(podman.state)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False)
