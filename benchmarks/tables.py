@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ablation, accuracy, cost_model
+from benchmarks import ablation, accuracy, cost_model, search_record
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "benchmarks/records"
@@ -45,7 +45,8 @@ def main() -> None:
         tables["ablation"] = ablation.table(_record("ablation.json")["rows"])
     if (RECORDS / "images.json").exists():
         tables |= {f"image {target}": image(found) for target, found in _record("images.json").items()}
-    pages = ("docs/results.md", "docs/performance.md", "docs/images.md", "README.md")
+    tables |= search_record.tables(RECORDS / "search")
+    pages = ("docs/results.md", "docs/performance.md", "docs/images.md", "docs/search.md", "README.md")
     for path in (ROOT / page for page in pages):
         text = path.read_text()
         for name, table in tables.items():

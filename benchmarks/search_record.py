@@ -1,0 +1,96 @@
+"""Tables of a recorded search, and of what was measured of searches: for `benchmarks.tables`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tune import charts, records
+from tune.records import Summary
+
+SHOWN = 6
+"""The best trials of the search."""
+
+
+def tables(folder: Path) -> dict[str, str]:
+    """By name; those of records that aren't there are left out."""
+    found = {"schema": schema()}
+    if (folder / "real/trials.parquet").exists():
+        found["search"] = search(folder / "real")
+    if (folder / "asha.json").exists():
+        found["asha"] = asha(json.loads((folder / "asha.json").read_text()))
+    if (folder / "overhead.json").exists():
+        found["overhead"] = overhead(json.loads((folder / "overhead.json").read_text()))
+    return found
+
+
+def schema() -> str:
+    """The columns of `trials.parquet`."""
+    rows = [f"| `{f.name}` | {f.type} | {f.metadata[b'description'].decode()} |" for f in records.SCHEMA]
+    return "\n".join(["| column | type | |", "| --- | --- | --- |", *rows])
+
+
+def search(folder: Path) -> str:
+    """How a search was made and what it found."""
+    parts = json.loads((folder / "environment.json").read_text())
+    rows = records.read(folder / "trials.parquet")
+    trials = records.summaries(rows, "search")
+    groups = records.groups_of_seeds(records.summaries(rows, "confirm"))
+    result = json.loads((folder / "result.json").read_text())
+    front = {trial.trial for trial in charts.pareto([t for t in trials if t.epochs])}
+    stopped = sum(trial.status == "stopped" for trial in trials)
+    names = list(trials[0].settings)
+    seconds = sum(part["seconds"] for part in parts)
+    where = f"{parts[0]['processor']}, {parts[0]['cores']} cores, commit {parts[0]['commit'][:12]}"
+    lines = [
+        f"```sh\n{parts[0]['command']}\n```",
+        "",
+        f"{where}: {seconds / 60:.0f} minutes in all, {len(trials)} trials, {stopped} of them stopped early.",
+        f"The best {SHOWN} (◆: on the front of accuracy against cost):",
+        "",
+        f"| trial | {' | '.join(names)} | epochs | validation | cost, rank-seconds |",
+        "| --- " * (len(names) + 4) + "|",
+        *[_row(trial, names, trial.trial in front) for trial in sorted(trials, key=lambda t: -t.score)[:SHOWN]],
+    ]
+    if groups:
+        lines += [
+            "",
+            f"| again | {' | '.join(names)} | validation |",
+            "| --- " * (len(names) + 2) + "|",
+        ]
+        for group in groups:
+            shown = " | ".join(_short(group[0].settings[name]) for name in names)
+            spread = 100 * records.spread(group)
+            mean = 100 * sum(trial.score for trial in group) / len(group)
+            lines.append(f"| {len(group)} seeds | {shown} | {mean:.2f} ± {spread:.2f} |")
+    lines += ["", f"The winner's one look at the test set: **{100 * result['test_accuracy']:.2f} %**."]
+    return "\n".join(lines)
+
+
+def asha(record: dict[str, Any]) -> str:
+    """Best validation accuracy with and without early stops, by seed."""
+    lines = ["| seed | rank-seconds each | without | with ASHA |", "| --- | --- | --- | --- |"]
+    for run in record["runs"]:
+        scores = " | ".join(
+            f"{100 * run[name]['score']:.2f} ({run[name]['trials']} trials)" for name in ("none", "asha")
+        )
+        lines.append(f"| {run['seed']} | {run['budget']:.0f} | {scores} |")
+    gain, spread = 100 * record["mean_gain"], 100 * record["standard_deviation_of_gain"]
+    return "\n".join([*lines, "", f"ASHA's gain: {gain:+.2f} ± {spread:.2f} points."])
+
+
+def overhead(record: dict[str, Any]) -> str:
+    """What a trial costs beyond its training."""
+    return (
+        f"A trial takes {record['mean']:.1f} ± {record['standard_deviation']:.1f} s beyond its own training;\n"
+        f"the first {record['first_with_start_and_import']:.0f} s, with the start of Ray and the import of TensorFlow."
+    )
+
+
+def _row(trial: Summary, names: list[str], on_front: bool) -> str:
+    shown = " | ".join(_short(trial.settings[name]) for name in names)
+    mark = " ◆" if on_front else ""
+    return f"| {trial.number}{mark} | {shown} | {trial.epochs} | {100 * trial.score:.2f} | {trial.cost:.0f} |"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
