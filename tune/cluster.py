@@ -86,7 +86,7 @@ def slots(search: Search, work: Task) -> int:
     """
     free = [dict(node) for node in nodes()]
     count = 0
-    while count < search.settings.trials and _place(work.resources().bundles, free):
+    while count < search.count() and _place(work.resources().bundles, free):
         count += 1
     if not count:
         largest = search.space.largest()

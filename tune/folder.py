@@ -14,7 +14,7 @@ from job.config import read_yaml
 from job.errors import InputError
 from job.run.checkpoints import write_atomically
 from job.run.folder import environment
-from tune.settings import PROGRAM, Search, Settings
+from tune.settings import CHANGEABLE, PROGRAM, Search, Settings
 
 BOOKS = "trials.parquet"
 
@@ -114,7 +114,8 @@ def described(settings: Settings) -> Iterator[None]:
 def _refuse_another(folder: Path, identity: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     for part in (None, "space", "job"):
         mine, theirs = (identity, known) if part is None else (identity[part], known.get(part, {}))
-        for name in [n for n in {**mine, **theirs} if part is not None or n not in ("space", "job")]:
+        elsewhere = {"space", "job", *CHANGEABLE} if part is None else ()
+        for name in [n for n in {**mine, **theirs} if n not in elsewhere]:
             if mine.get(name) != theirs.get(name):
                 raise InputError(
                     f"folder {folder} holds another search: {name} is {theirs.get(name)!r} there, {mine.get(name)!r} "

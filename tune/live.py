@@ -55,10 +55,9 @@ class Display(Callback):
         self._say_end(trial)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        number = next((t.number for t in self._trials() if t.trial == trial.trial_id), "without an epoch")
-        self._console.print(
-            f"trial {number} failed and goes on from its last checkpoint: {last_line(trial)}", soft_wrap=True
-        )
+        number = next((t.number for t in self._trials() if t.trial == trial.trial_id), None)
+        what = f"trial {number} goes on from its last checkpoint" if number else "a trial begins again"
+        self._console.print(f"{what} after a failure: {last_line(trial)}", soft_wrap=True)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._say_end(trial)

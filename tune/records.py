@@ -109,6 +109,12 @@ def ranked(trials: Iterable[Summary]) -> list[Summary]:
     return sorted(whole or usable, key=lambda t: (-t.score, t.cost))
 
 
+def candidates(ranking: Iterable[Summary], count: int) -> list[dict[str, Any]]:
+    """The settings of the best so many trials that differ in them, the best first: those to be confirmed."""
+    settings = [dict(trial.settings) for trial in ranking]
+    return [each for index, each in enumerate(settings) if each not in settings[:index]][:count]
+
+
 def groups_of_seeds(trials: Sequence[Summary]) -> list[list[Summary]]:
     """Confirmed trials of the same settings together, by seed: the complete groups first, the best mean before others.
 
@@ -169,16 +175,34 @@ class Journal(Callback):
         self._rows = {(row["phase"], row["trial"], row["epoch"]): row for row in known}
         # Tune lists the trials in another order when it goes on.
         self._numbers = {row["trial"]: row["number"] for row in known if row["phase"] == phase}
+        self._to_compare = bool(self._numbers)
 
     @property
     def rows(self) -> list[Row]:
         """All rows so far, those of other phases too."""
         return list(self._rows.values())
 
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Forget what Tune, going on, knows nothing of. Raises InputError where that is all that has ended."""
+        if not self._to_compare:
+            return
+        self._to_compare = False
+        lost = self._numbers.keys() - {trial.trial_id for trial in trials}
+        mine = [row for row in self.rows if row["phase"] == self.phase]
+        ended = {row["trial"] for row in mine if row["status"] != "running"}
+        if ended and ended <= lost:
+            raise InputError(
+                f"{self.path} holds {len(ended)} ended trial(s) of which Tune's own files hold none: they were moved, "
+                "removed or damaged. Restore them, or begin again with another --out."
+            )
+        for row in [row for row in mine if row["trial"] in lost]:
+            del self._rows[self.phase, row["trial"], row["epoch"]]
+            self._numbers.pop(row["trial"], None)
+
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        self._note(trials, trial, result, result.get("status", "running"))
+        self._note(trials, trial, result, result.get("status", "running"), datetime.now(UTC))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         status = (trial.last_result or {}).get("status", "running")
@@ -192,9 +216,19 @@ class Journal(Callback):
             self._numbers.setdefault(one.trial_id, 1 + max(self._numbers.values(), default=0))
         return self._numbers[trial.trial_id]
 
-    def _note(self, trials: list[Trial], trial: Trial, result: Mapping[str, Any], status: str) -> None:
-        mine = [row for (phase, name, _), row in self._rows.items() if (phase, name) == (self.phase, trial.trial_id)]
+    def _note(
+        self,
+        trials: list[Trial],
+        trial: Trial,
+        result: Mapping[str, Any],
+        status: str,
+        came: datetime | None = None,
+    ) -> None:
         epoch = int(result.get("epoch", 0))
+        # A trial may go back: to its last checkpoint, or to the weights of another that has seen fewer epochs.
+        for key in [key for key in self._rows if key[:2] == (self.phase, trial.trial_id) and 0 < epoch < key[2]]:
+            del self._rows[key]
+        mine = [row for (phase, name, _), row in self._rows.items() if (phase, name) == (self.phase, trial.trial_id)]
         row = {name: result.get(name) for name in SCHEMA.names}
         if status in ("diverged", "out of memory", "refused", "failed") and any(r["epoch"] == epoch for r in mine):
             row = next(dict(r) for r in mine if r["epoch"] == epoch) | {"problem": result.get("problem")}
@@ -203,7 +237,7 @@ class Journal(Callback):
             "trial": trial.trial_id,
             "number": self._number(trials, trial),
             "epoch": epoch,
-            "time": datetime.now(UTC),
+            "time": came or next((r["time"] for r in mine if r["epoch"] == epoch), datetime.now(UTC)),
             # A population's scheduler has given the trial its next settings already.
             "settings": json.dumps(result.get("config", trial.config)),
         }

@@ -23,6 +23,7 @@ from job.run.report import Figure, duration, percent
 from tune import charts, records
 from tune.records import Summary, groups_of_seeds, ranked, spread, summaries
 from tune.space import Range, Space
+from tune.winner import train_command
 
 # Below this many trials any statement about importance would be noise.
 _FEWEST = 8
@@ -45,8 +46,17 @@ def write_report(folder: Path) -> Path:
     rows = records.read(folder / "trials.parquet")
     settings = read_yaml(folder / "sweep.yaml")
     result_path, best_path = folder / "best" / "result.json", folder / "best.yaml"
-    result: Mapping[str, Any] = json.loads(result_path.read_text()) if result_path.exists() else {}
-    trials, groups = summaries(rows, "search"), groups_of_seeds(summaries(rows, "confirm"))
+    if missing := {"space", "job", "confirm", "seeds", "ranks_per_trial"} - settings.keys():
+        raise InputError(f"{folder / 'sweep.yaml'} is not a search's: it lacks {min(missing)}. Restore it.")
+    try:
+        result: Mapping[str, Any] = json.loads(result_path.read_text()) if result_path.exists() else {}
+    except ValueError as error:
+        raise InputError(f"{result_path} is damaged: {error}. Remove the folder and repeat the search.") from None
+    trials, confirmed = summaries(rows, "search"), summaries(rows, "confirm")
+    # Before all have ended, the luck of a seed or two would show as a winner.
+    wanted = len(records.candidates(ranked(trials), settings["confirm"])) * settings["seeds"]
+    whole = len(confirmed) >= wanted and all(trial.status != "running" for trial in confirmed)
+    groups = groups_of_seeds(confirmed) if whole else []
     tried = [t for t in trials if t.epochs]
     if not tried:
         raise InputError(f"no trial in {folder} has finished an epoch: there is nothing to report yet.")
@@ -60,7 +70,7 @@ def write_report(folder: Path) -> Path:
         name=folder.resolve().name,
         headline=_headline(trials, best, result, settings, groups),
         best=best,
-        command=f"python -m job.train --config {best_path}" if best_path.exists() else None,
+        command=train_command(best_path, settings["ranks_per_trial"]) if best_path.exists() else None,
         parameters=charts.parameter_charts(judged, names, log),
         parallel=charts.parallel_chart(judged, names, log) if len(judged) > 1 else None,
         charts=_charts(judged, curve, groups, names, space),
@@ -119,7 +129,7 @@ def _charts(
 def importance(trials: Sequence[Summary], names: Sequence[str], space: Space) -> dict[str, float]:
     """Share of each parameter in what sets the better trials apart, summing to 1; empty for too few trials.
 
-    PED-ANOVA (Watanabe et al., 2023) compares the upper tenth with all: https://arxiv.org/abs/2304.10255.
+    PED-ANOVA (Watanabe et al., 2023) compares the upper quarter with all: https://arxiv.org/abs/2304.10255.
     """
     if len(names) < 2 or len(trials) < _FEWEST:
         return {}

@@ -136,8 +136,8 @@ def _run(options: Options, files: Files) -> Iterator[tuple["Config", "Collective
 
 
 def _checkpoint(folder: Path) -> Files:
-    """The newest position, the best weights and the metrics so far of a run folder, by relative path."""
-    kinds = ("checkpoints/step-*.safetensors", "checkpoints/best-*.safetensors", "metrics.jsonl")
+    """The newest position, the best weights, metrics and halvings so far of a run folder, by relative path."""
+    kinds = ("checkpoints/step-*.safetensors", "checkpoints/best-*.safetensors", "metrics.jsonl", "halvings.json")
     found = [path for kind in kinds for path in sorted(folder.glob(kind))[-1:]]
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 

@@ -22,13 +22,15 @@ from tune.estimate import Estimate
 from tune.folder import BOOKS, begun, storage
 from tune.live import Display
 from tune.prune import Prune
-from tune.records import Journal, Row, Summary, groups_of_seeds, ranked, summaries
+from tune.records import Journal, Row, Summary, candidates, groups_of_seeds, ranked, summaries
 from tune.settings import Search, Settings
 from tune.space import Choice, Point, Space
 from tune.trial import Task, Trial
 
 # Newest checkpoints of a trial; each holds its last position and its best weights.
 _KEPT = 2
+# Of a population: a trial may save twice between two of Tune's notes, and go on from the one noted.
+_KEPT_OF_POPULATION = 4
 _PERTURBATIONS = 5
 SEEDS = 2**31  # how many the job has
 
@@ -78,7 +80,7 @@ def explore(search: Search, work: Task, slots: int, estimate: Estimate) -> Outco
         searcher = _tpe(settings, space, points)
     if isinstance(scheduler, ASHAScheduler):
         remember(scheduler, Journal(settings.out / BOOKS, "search").rows)
-    pruning = [Prune(scheduler, _KEPT)] if isinstance(scheduler, PopulationBasedTraining) else []
+    pruning = [Prune(scheduler, _KEPT_OF_POPULATION)] if isinstance(scheduler, PopulationBasedTraining) else []
     return _run(
         search,
         work,
@@ -100,10 +102,10 @@ def confirm(search: Search, work: Task, explored: Outcome) -> Outcome:
 
     Raises as :func:`explore` does.
     """
-    best = [dict(trial.settings) for trial in explored.ranking]
-    points = [point for index, point in enumerate(best) if point not in best[:index]][: search.settings.confirm]
+    points = candidates(explored.ranking, search.settings.confirm)
     seeds = [(search.settings.seed + 1 + index) % SEEDS for index in range(search.settings.seeds)]
     wanted = [{**point, "seed": seed} for point in points for seed in seeds]
+    print(f"the best {len(points)} again, with {len(seeds)} seeds each", flush=True)
     outcome = _run(
         search,
         work,
@@ -120,6 +122,17 @@ def confirm(search: Search, work: Task, explored: Outcome) -> Outcome:
     if not groups or outcome.interrupted:
         return replace(outcome, ranking=explored.ranking, trials=trials)
     return replace(outcome, ranking=groups[0], trials=trials, seeds=groups[0])
+
+
+class Retries(Callback):
+    """Gives every trial the number of retries that is wanted now: one that Tune restores has that of its beginning."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+
+    def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        for trial in trials:
+            trial.max_failures = self._most
 
 
 def first_points(settings: Settings, space: Space) -> list[Point]:
@@ -162,7 +175,7 @@ def _run(
             raise_on_failed_trial=False,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
-            callbacks=[journal, display, *callbacks],
+            callbacks=[journal, display, Retries(settings.max_failures), *callbacks],
             verbose=0,
             **options,
         )
@@ -207,8 +220,9 @@ def _scheduler(settings: Settings, space: Space) -> TrialScheduler:
     return ASHAScheduler(
         time_attr=time_attr,
         max_t=most,
-        # The first rung after about a ninth of the budget, the second after a third.
-        grace_period=max(1, most // settings.reduction**2),
+        # Two rungs, after about a ninth and a third of the budget. Rounded up: a third one just before the end would
+        # stop trials that have all but used it.
+        grace_period=-(-most // settings.reduction**2),
         reduction_factor=settings.reduction,
     )
 

@@ -67,7 +67,7 @@ class Settings:
     out: Path = Path("runs/search")
     """Folder of the results; the same command with the same folder goes on."""
     resume: Path | None = None
-    """Folder of a search to go on with; all of its options come from there."""
+    """Folder of a search to go on with; its options come from there."""
     address: str | None = None
     """Ray cluster: auto, or HOST:PORT of its head; default one of this machine alone, which ends with the search."""
     storage: str | None = None
@@ -83,8 +83,9 @@ _NOT_SEARCHED = {"dataset", "data_dir", "limit_train", "limit_eval"}
 _SHARES = ("schedule", "warmup", "stages")
 # Epochs of a trial that ends by the clock: more than it gets to.
 _NO_LIMIT = 10_000
-# Options that may be others when a search goes on, and those that its space stands for.
-_CHANGEABLE = {"address", "measure", "max_failures"}
+CHANGEABLE = {"address", "measure", "max_failures"}
+"""Options that may be others when a search goes on."""
+# Those that are not kept: what others stand for.
 _ELSEWHERE = {"out", "resume", "vary", "space"}
 
 
@@ -102,11 +103,11 @@ class Search:
         return self.settings.trials
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same when a search goes on."""
+        """What `sweep.yaml` holds; all but `CHANGEABLE` must be the same when the search goes on."""
         settings = {
             name: str(value) if isinstance(value, Path) else value
             for name, value in dataclasses.asdict(self.settings).items()
-            if name not in _CHANGEABLE | _ELSEWHERE
+            if name not in _ELSEWHERE
         }
         return settings | {"space": self.space.texts(), "job": self.space.fixed}
 
@@ -124,6 +125,8 @@ def parse(argv: Sequence[str]) -> Search:
 
 def _search(flags: Mapping[str, Any]) -> Search:
     own = Settings.__pydantic_fields__  # type: ignore[attr-defined]
+    if "://" not in flags.get("storage", "://"):  # a path that holds in any folder
+        flags = {**flags, "storage": str(Path(flags["storage"]).absolute())}
     # The command line's reader takes what looks like JSON for it, within a list of values too.
     flags = {**flags, "vary": [str(part) for part in flags.get("vary", ())]}
     if flags.get("budget") == "seconds":
@@ -134,7 +137,8 @@ def _search(flags: Mapping[str, Any]) -> Search:
         given = _for_a_population(settings, given)
     fixed = given | {"epochs": settings.epochs, "seed": settings.seed}
     values = plain(resolve([fixed]))
-    fixed = {name: absolute(name, values[name]) for name in fixed}
+    named = fixed.keys() | ({"data_dir"} if values["data_dir"] else set())  # it may come from the environment
+    fixed = {name: absolute(name, values[name]) for name in values if name in named}
     texts: dict[str, Any] = {n: t for n, t in DEFAULT.items() if n not in given}
     if settings.space:
         texts = read_yaml(settings.space)
@@ -206,6 +210,6 @@ def _resumed(folder: Path, flags: Mapping[str, Any]) -> Search:
     space, job = kept.pop("space", None), kept.pop("job", None)
     if not isinstance(space, dict) or not isinstance(job, dict):
         raise InputError(f"{folder / 'sweep.yaml'} is not a search's: it lacks `space` or `job`. Restore it.")
-    if other := flags.keys() - _CHANGEABLE:
+    if other := flags.keys() - CHANGEABLE:
         raise InputError(f"a search goes on with its own options: received --{min(other)} with --resume. Remove it.")
     return Search(_checked({**kept, **flags, "out": folder}), Space(space, job))

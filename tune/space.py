@@ -161,14 +161,14 @@ class Space:
         return (known + drawn)[:count]
 
     def grid_points(self, each: int) -> list[Point]:
-        """All combinations of up to `each` values of each range and all values of each list; nearest to known first."""
+        """Known settings, and all combinations of up to `each` values of each range and all values of each list."""
         axes = [p.grid(each) for p in self.parameters.values()]
         points = [dict(zip(self.parameters, values, strict=True)) for values in itertools.product(*axes)]
-        known = [point for point in self.known() if point in points]
+        known = self.known()
         return known + [point for point in points if point not in known]
 
     def known(self) -> list[Point]:
-        """Settings that are known to work, as far as they lie in the space: the original's, then the recipe's own."""
+        """Settings that are known to work, or the nearest in the space: the original's, then the recipe's own."""
         recipe = {name: value for name, value in self.fixed.items() if name not in self.parameters}
         points: list[Point] = []
         for candidate in (recipe | {"recipe": "original"}, recipe):
@@ -176,9 +176,8 @@ class Space:
                 values = plain(resolve([candidate]))
             except InputError:  # an option that is fixed belongs to another recipe
                 continue
-            known = {name: values[name] for name, parameter in self.parameters.items() if values[name] in parameter}
-            if known:
-                points.append({name: known.get(name, p.grid(1)[0]) for name, p in self.parameters.items()})
+            if any(values[name] in parameter for name, parameter in self.parameters.items()):
+                points.append({name: _within(p, values[name]) for name, p in self.parameters.items()})
         return _unlike(points)
 
     def nearest(self, point: Mapping[str, Any]) -> Point:
@@ -208,6 +207,13 @@ class Space:
         width = max(map(len, self.parameters))
         for name, parameter in self.parameters.items():
             yield f"{name:{width}}  {parameter}"
+
+
+def _within(parameter: Range | Choice, value: Any) -> Any:
+    """The value, or what the parameter has in its place: the nearest in a range, the first of a list."""
+    if value in parameter:
+        return value
+    return parameter.nearest(value) if isinstance(parameter, Range) else parameter.values[0]
 
 
 def absolute(name: str, value: Any) -> Any:

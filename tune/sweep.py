@@ -13,6 +13,7 @@ with TensorBoard events in `search/`.
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from tune.search import Outcome
     from tune.trial import Task
 
-INTERRUPTED = 130
+INTERRUPTED = 75
 
 
 def main() -> int:
@@ -43,24 +44,27 @@ def main() -> int:
         except KeyboardInterrupt:
             interrupted = True
         if interrupted:
-            print(f"interrupted; go on with: {PROGRAM} --resume {settings.out}")
+            print(f"interrupted; go on with: {PROGRAM} --resume {shlex.quote(str(settings.out))}")
         return INTERRUPTED if interrupted else 0
 
 
 def run(search: Search) -> bool:
     """Make the search to its end; whether it was interrupted before."""
-    from tune import cluster
+    from tune import cluster, winner
     from tune import search as phases
+    from tune.report import write_report
 
     settings = search.settings
     phases.prepare(settings.out)
-    with cluster.connected(settings.address), scratch(search):
+    # Ray has taken SIGTERM for itself.
+    with cluster.connected(settings.address), stoppable(), scratch(search):
         work = cluster.task(search)
         slots = cluster.slots(search, work)
         print(f"{search.count()} trials of {work.ranks} rank(s), {slots} at a time", flush=True)
         outcome = phases.explore(search, work, slots, estimated(search, work, slots))
         if settings.confirm and outcome.ranking and not outcome.interrupted:
-            print(f"the best {settings.confirm} again, with {settings.seeds} seeds each", flush=True)
+            winner.write_best(search, outcome.ranking[0], ())
+            write_report(settings.out)  # whatever befalls the rest
             outcome = phases.confirm(search, work, outcome)
         conclude(search, work, outcome)
     return outcome.interrupted

@@ -51,11 +51,12 @@ def finish(search: Search, work: Task, best: Summary, trial: Trial) -> dict[str,
         _, files = read_checkpoint(Path(folder))
     # By seconds, the run ends with the last epoch for which there was time.
     options = {**work.fixed, **best.settings, "threads": work.cpus, "run": str(Path(work.folder) / "best")}
-    if best.whole:
+    if best.whole or work.seconds is not None:
         options["epochs"] = best.epochs
     left = in_group(work, runs.finish, options, files)
     target = search.settings.out / "best"
-    for name, data in left.items():
+    # Who finds a result takes the rest for there.
+    for name, data in sorted(left.items(), key=lambda item: item[0] == "result.json"):
         path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data)
@@ -89,7 +90,7 @@ def write_best(search: Search, best: Summary, seeds: Sequence[Summary]) -> Path:
     """
     config = search.space.config(best.settings)
     recipe = set(Recipe.__pydantic_fields__)  # type: ignore[attr-defined]
-    kept = recipe | {"recipe", "dataset", "seed", "compression", "sync_batch_norm", "accumulate", "precision"}
+    kept = recipe | {"recipe", "dataset", "seed", "compression", "sync_batch_norm", "accumulate", "precision", "on_nan"}
     values: Mapping[str, Any] = {name: value for name, value in plain(config).items() if name in kept}
     if "data_dir" in search.space.fixed:
         values = {**values, "data_dir": search.space.fixed["data_dir"]}
@@ -111,4 +112,4 @@ def write_best(search: Search, best: Summary, seeds: Sequence[Summary]) -> Path:
 def train_command(path: Path, ranks: int) -> str:
     """The command that trains what `best.yaml` says."""
     start = f"horovodrun -np {ranks} " if ranks > 1 else ""
-    return f"{start}python -m job.train --config {path}"
+    return f"{start}python -m job.train --config {shlex.quote(str(path))}"

@@ -78,9 +78,9 @@ def test_the_estimate_counts_what_is_left_at_the_measured_speed() -> None:
     asked = parse(["--dataset", "garments", "--resolution", "32", "--trials", "4", "--epochs", "6"])
     config = asked.space.config(POINT)
     estimate = Estimate(asked, 2, 1000.0, config)
-    assert estimate.left([]) == pytest.approx(4 * 6 * 55 * 1.04 / 2)
+    assert estimate.left([]) == pytest.approx(4 * 6 * (55 + 5 / 3) / 2)
     again = parse(["--dataset", "garments", "--resolution", "32", "--trials", "4", "--epochs", "6", "--confirm", "1"])
-    assert Estimate(again, 2, 1000.0, config).left([]) == pytest.approx((4 + 2 * 2) * 6 * 55 * 1.04 / 2)
+    assert Estimate(again, 2, 1000.0, config).left([]) == pytest.approx((4 + 2 * 2) * 6 * (55 + 5 / 3) / 2)
     assert Estimate(asked, 2, None, None).left([]) is None
     rows = [row | {"seconds": 10.0} for row in epochs("search", 1, {**POINT, "resolution": 32}, 2, "running")]
     # Four epochs of this trial beside six, and then six beside six, ten seconds each.

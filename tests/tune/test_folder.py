@@ -38,11 +38,12 @@ def test_a_search_that_never_began_makes_room_for_a_corrected_one(tmp_path: Path
 
 def test_resume_reads_the_same_search_back_and_takes_few_options(tmp_path: Path) -> None:
     values = ["--vary", "input_range=0..1,-1..1", "--vary", "stages=[],[[0.4,32]]", "--vary", "flip=true,false"]
-    argv = ["--out", str(tmp_path), *values, "--limit-train", "100", "--epochs", "3"]
+    argv = ["--out", str(tmp_path), *values, "--limit-train", "100", "--epochs", "3", "--address", "head:6379"]
     claim(parse(argv))
     again = parse(["--resume", str(tmp_path), "--max-failures", "5"])
-    assert again.identity() == parse(argv).identity()
-    assert again.settings.max_failures == 5
+    claim(again)
+    assert again.identity() == parse([*argv, "--max-failures", "5"]).identity()
+    assert again.settings.max_failures == 5 and again.settings.address == "head:6379"
     for wrong, message in (
         (["--trials", "9"], "received --trials with --resume"),
         (["--out", "elsewhere"], "received --out with --resume"),

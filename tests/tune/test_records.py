@@ -5,6 +5,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from job.errors import InputError
 from tests.tune.books import epochs
 from tune.records import Journal, groups_of_seeds, summaries, told
 
@@ -33,6 +36,26 @@ def test_an_epoch_is_booked_with_the_settings_that_it_was_trained_with(tmp_path:
     journal, copied = Journal(tmp_path / "trials.parquet", "search"), trial("a", dropout=0.9)
     journal.on_trial_result(1, [copied], copied, {"epoch": 1, "config": {"dropout": 0.1}})
     assert json.loads(journal.rows[0]["settings"]) == {"dropout": 0.1}
+
+
+def test_a_trial_that_goes_back_loses_the_epochs_that_it_gave_up(tmp_path: Path) -> None:
+    journal, one = Journal(tmp_path / "trials.parquet", "search"), trial("a")
+    for epoch in (1, 2, 3):
+        journal.on_trial_result(epoch, [one], one, {"epoch": epoch, "score": epoch / 10})
+    journal.on_trial_result(4, [one], one, {"epoch": 2, "score": 0.9})
+    (found,) = summaries(Journal(tmp_path / "trials.parquet", "search").rows, "search")
+    assert (found.epochs, found.score) == (2, 0.9)
+
+
+def test_trials_that_tune_has_lost_are_forgotten_or_refused_where_all_that_ended_are(tmp_path: Path) -> None:
+    journal, ended, begun = Journal(tmp_path / "trials.parquet", "search"), trial("a"), trial("b")
+    journal.on_trial_result(1, [ended, begun], ended, {"epoch": 1, "status": "done"})
+    journal.on_trial_result(2, [ended, begun], begun, {"epoch": 1})
+    resumed = Journal(tmp_path / "trials.parquet", "search")
+    resumed.on_step_begin(1, [ended])
+    assert {row["trial"] for row in resumed.rows} == {"a"}
+    with pytest.raises(InputError, match="1 ended trial"):
+        Journal(tmp_path / "trials.parquet", "search").on_step_begin(1, [trial("c")])
 
 
 def test_confirmed_settings_stand_by_their_mean_over_all_seeds_and_their_first_seed() -> None:

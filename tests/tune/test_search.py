@@ -25,7 +25,14 @@ def test_each_scheduler_is_the_one_that_was_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    "args, rungs", [(["--epochs", "9"], [3, 1]), (["--budget", "seconds", "--seconds", "90"], [30, 10])]
+    "args, rungs",
+    [
+        (["--epochs", "9"], [3, 1]),
+        (["--epochs", "10"], [6, 2]),
+        (["--epochs", "28"], [12, 4]),
+        (["--budget", "seconds", "--seconds", "90"], [30, 10]),
+        (["--budget", "seconds", "--seconds", "300"], [102, 34]),
+    ],
 )
 def test_asha_stops_at_a_ninth_and_a_third_of_the_budget(args: list[str], rungs: list[int]) -> None:
     scheduler = scheduler_of(*args)

@@ -47,9 +47,12 @@ def test_a_known_value_outside_the_space_is_not_tried() -> None:
     assert space(dropout="0.6..0.8").known() == []
 
 
-def test_a_grid_has_every_combination_once() -> None:
-    points = space(dropout="0..0.5", global_batch="32,64", resolution="32..48").grid_points(3)
-    assert len(points) == len({tuple(p.items()) for p in points}) == 3 * 2 * 3
+def test_a_grid_has_known_settings_first_and_every_combination_once() -> None:
+    searched = space(dropout="0..0.8", global_batch="32,64", resolution="32..48")
+    points = searched.grid_points(3)
+    known = searched.known()
+    assert known and points[: len(known)] == known and known[0]["dropout"] == 0.5
+    assert len(points) == len({tuple(p.items()) for p in points}) == 3 * 2 * 3 + len(known)
 
 
 # Of every option of a recipe that may be searched: values that are easily read as something else.

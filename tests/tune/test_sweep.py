@@ -154,12 +154,16 @@ def test_a_killed_search_leaves_nothing_and_goes_on_without_training_again(tmp_p
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_with_the_best_so_far_and_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_ends_with_the_best_so_far_and_how_to_go_on(tmp_path: Path, told: signal.Signals) -> None:
     sweep = Sweep(tmp_path / "s", "--trials", "3", "--epochs", "8", "--scheduler", "none")
     sweep.wait_for(lambda: len(sweep.rows()) >= 2)
     family = sweep.descendants()
-    os.killpg(sweep.process.pid, signal.SIGINT)  # as a terminal does it: to all processes
-    assert sweep.end(60) == 130, sweep.output
+    if told == signal.SIGINT:
+        os.killpg(sweep.process.pid, told)  # as a terminal does it: to all processes
+    else:
+        sweep.process.send_signal(told)
+    assert sweep.end(60) == 75, sweep.output
     assert f"--resume {sweep.out}" in sweep.output and "best: " in sweep.output
     assert (sweep.out / "best.yaml").exists() and (sweep.out / "report.html").exists()
     assert not (sweep.out / "best").exists()
@@ -174,7 +178,7 @@ def test_ctrl_c_while_the_winner_is_tested_keeps_the_results_of_the_search(tmp_p
     sweep = Sweep(tmp_path / "s", "--trials", "1", "--epochs", "1")
     sweep.wait_for((sweep.out / "report.html").exists)
     os.killpg(sweep.process.pid, signal.SIGINT)
-    assert sweep.end(60) == 130, sweep.output
+    assert sweep.end(60) == 75, sweep.output
     assert "best: " in sweep.output and f"--resume {sweep.out}" in sweep.output and "Traceback" not in sweep.output
     resumed = Sweep(sweep.out, "--resume", str(sweep.out))
     assert resumed.end() == 0, resumed.output
