@@ -4,7 +4,7 @@
 // of 32×32 (square.h): `rows` (a left operand, value after value) and `pairs` (a right operand: the values of two rows by
 // turns).
 #pragma once
-#include "panels.h"
+#include "product.h"
 #include "square.h"
 
 namespace fashion::VARIANT {
@@ -105,24 +105,10 @@ inline void copy_transposed_pairs(const Plain& values, int64_t row, int64_t colu
   }
 }
 
-// How a product is cut into items: by rows where there are many, else by columns.
-struct SquareCut {
-  SquareCut(int64_t rows, int64_t columns) : panels(ceil_div(columns, kSide)) {
-    by_columns = rows <= 4 * kBlockRows;
-    item_rows = by_columns ? round_up(rows, kSide) : round_up(ceil_div(rows, 48), kBlockRows);
-    row_items = ceil_div(rows, item_rows);
-    item_panels = by_columns ? ceil_div(panels, 16) : panels;
-    column_items = ceil_div(panels, item_panels);
-    items = row_items * column_items;
-  }
-  int64_t panels, item_rows, row_items, item_panels, column_items, items;
-  bool by_columns;
-};
-
 inline void pointwise(const PointwiseShape& shape, const Pending& input, const float* kernel, const Moments& output,
                       const Parallel& parallel) {
   const auto [rows, in, out] = shape;
-  const SquareCut cut(rows, out);
+  const Cut cut(rows, out, kBlockRows, kSide);
   const int64_t depth = ceil_div(in, kSide), width = cut.panels * kSide;
   Shared packed(Squares::floats(depth * kSide, out));
   const Squares weights(packed, depth * kSide);
@@ -139,10 +125,6 @@ inline void pointwise(const PointwiseShape& shape, const Pending& input, const f
     const int64_t row_item = item / cut.column_items, first_panel = item % cut.column_items * cut.item_panels;
     const int64_t last_panel = std::min(cut.panels, first_panel + cut.item_panels);
     const int64_t first = row_item * cut.item_rows, last = std::min(rows, first + cut.item_rows);
-    float* pivots = sums.of(row_item);
-    float* total = pivots + width;
-    float* squares = total + width;
-    for (int64_t c = first_panel * kSide; c < last_panel * kSide; ++c) total[c] = squares[c] = 0;
     if (cut.by_columns)
       for (int64_t p = first_panel; p < last_panel; ++p) pack(p);
     const int64_t block_rows = cut.by_columns ? cut.item_rows : kBlockRows;
@@ -153,30 +135,13 @@ inline void pointwise(const PointwiseShape& shape, const Pending& input, const f
         for (int64_t k = 0; k < depth; ++k) copy_rows(activation, r, k, x.at(r - block, k));
       for (int64_t p = first_panel; p < last_panel; ++p) {
         const int64_t c = p * kSide;
-        V pivot[2], sum[2], square[2];
-        for (int j = 0; j < 2; ++j) {
-          pivot[j] = block > first ? load(pivots + c + j * kLanes) : V{};
-          sum[j] = load(total + c + j * kLanes);
-          square[j] = load(squares + c + j * kLanes);
-        }
+        PanelSums moments(sums.of(row_item), width, c, block > first);
         for (int64_t r = block; r < end; r += kSide) {
           alignas(64) float result[kSquare];
           multiply<false>(depth, x.at(r - block, 0), x.stride, weights.at(0, p), result, kSide);
-          if (r == first)
-            for (int j = 0; j < 2; ++j) store(pivots + c + j * kLanes, pivot[j] = load(result + j * kLanes));
-          for (int64_t i = 0; i < std::min(kSide, end - r); ++i)
-            for (int j = 0; j < 2; ++j) {
-              const V y = load(result + i * kSide + j * kLanes), distance = y - pivot[j];
-              sum[j] += distance;
-              square[j] += distance * distance;
-              const int64_t n = out - c - j * kLanes;
-              if (n > 0) store(output.y + (r + i) * out + c + j * kLanes, y, n);
-            }
+          moments.take(result, std::min(kSide, end - r), r == first, output.y + r * out + c, out, out - c);
         }
-        for (int j = 0; j < 2; ++j) {
-          store(total + c + j * kLanes, sum[j]);
-          store(squares + c + j * kLanes, square[j]);
-        }
+        moments.keep();
       }
     }
   });
@@ -259,14 +224,7 @@ inline void gradient_by_rows(const PointwiseShape& shape, const Pending& input, 
       }
     }
   });
-  parallel(in, [&](int64_t k) {
-    float* sum = kernel_sum + k * out;
-    for (int64_t c = 0; c < out; c += kLanes) {
-      V v{};
-      for (int64_t item = 0; item < items; ++item) v += load(kernel_sums + (item * in_width + k) * out_width + c);
-      store(sum + c, v, out - c);
-    }
-  });
+  add_up(kernel_sums, items, in_width, out_width, in, out, kernel_sum, parallel);
   sums.total(0, in, to.shift);
   sums.total(1, in, to.scale);
 }
@@ -276,7 +234,7 @@ inline void gradient_by_tiles(const PointwiseShape& shape, const Pending& input,
                               const OutputGradient& output, const PendingGradient& to, float* kernel_sum,
                               const Parallel& parallel) {
   const auto [rows, in, out] = shape;
-  const SquareCut cut(rows, in);
+  const Cut cut(rows, in, kBlockRows, kSide);
   const int64_t all_rows = round_up(rows, kSide), out_panels = ceil_div(out, kSide), in_width = cut.panels * kSide;
   Shared memory(GradientCopies::floats(all_rows, in, out));
   const GradientCopies copies(memory, all_rows, in, out);

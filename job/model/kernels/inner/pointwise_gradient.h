@@ -88,14 +88,7 @@ inline void gradient_by_rows(const PointwiseShape& shape, const Pending& input, 
                         own + p * kTileColumns * sum_stride);
     }
   });
-  parallel(in, [&](int64_t k) {
-    float* sum = kernel_sum + k * out;
-    for (int64_t c = 0; c < out; c += kLanes) {
-      V v{};
-      for (int64_t item = 0; item < items; ++item) v += load(kernel_sums + (item * in + k) * sum_stride + c);
-      store(sum + c, v, out - c);
-    }
-  });
+  add_up(kernel_sums, items, in, sum_stride, in, out, kernel_sum, parallel);
   sums.total(0, in, to.shift);
   sums.total(1, in, to.scale);
 }
@@ -105,7 +98,7 @@ inline void gradient_by_tiles(const PointwiseShape& shape, const Pending& input,
                               const OutputGradient& output, const PendingGradient& to, float* kernel_sum,
                               const Parallel& parallel) {
   const auto [rows, in, out] = shape;
-  const Cut cut(rows, in);
+  const Cut cut(rows, in, kBlockRows, 1);
   const int64_t out_panels = ceil_div(out, kTileColumns), sum_stride = out_panels * kTileColumns;
   Shared transposed(cut.panels * out * kTileColumns), copies(Panels::size(rows, in) + Panels::size(rows, out));
   const Panels x(copies, rows), dy(copies + Panels::size(rows, in), rows);
