@@ -44,7 +44,7 @@ def look(engine: list[str], image: str) -> dict[str, Any]:
         return done.stdout.strip()
 
     [facts] = json.loads(ask("image", "inspect", image))
-    packages = ask("run", "--rm", image, "cat", "/usr/local/share/fashion-job/debian-packages.txt")
+    packages = ask("run", "--rm", image, "sh", "-c", "cat /usr/local/share/fashion-job/debian-packages.txt")
     return {
         "command": shlex.join(sys.orig_argv[1:]),
         "date": datetime.date.today().isoformat(),
