@@ -103,7 +103,7 @@ def test_missing_data_end_the_search_before_its_first_trial(tmp_path: Path) -> N
     # On another node there may be data: unmeasured, a trial is tried again, and not marked as refused.
     sweep = Sweep(tmp_path / "s", *args, "--no-measure", "--trials", "1", "--max-failures", "1", small=False)
     assert sweep.end(120) == 1
-    assert "goes on from its last checkpoint" in sweep.output
+    assert "begins again after a failure" in sweep.output
     assert [(row["status"], row["epoch"]) for row in sweep.rows()] == [("failed", 0)]
     assert "in load" in (sweep.out / "ray.log").read_text()  # the rank's own traceback
 
