@@ -123,9 +123,11 @@ def run(
 
     watch.expect("the model", world.SETUP_TIMEOUT)
     steps = start.steps_per_epoch(config, data)
-    with timings.of("model"), world.agreed(ranks):
-        model = kept.model = kept.model or training.build(config, ranks, steps * config.epochs)
-        position, metrics = start.restore(model, folder, ranks, kept)
+    with timings.of("model"):
+        with world.agreed(ranks):
+            model = kept.model = kept.model or training.build(config, ranks, steps * config.epochs)
+            place = start.restore(model, folder, kept)
+        position, metrics = start.at_one_place(model, place, ranks)
 
     journal = Journal(folder, config, len(data.splits.train), steps, on_epoch) if folder else None
     keeper = Keeper(folder, ranks, position, metrics, config, steps, stop, watch, timings, kept, journal)

@@ -1,7 +1,7 @@
 """How a run begins: data, folder and position, and who of the ranks has which batches."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from threading import Event
 
 import numpy as np
@@ -123,34 +123,50 @@ def steps_per_epoch(config: Config, data: Data) -> int:
     return pipeline.steps_per_epoch(len(data.splits.train), config.global_batch, config.accumulate)
 
 
-def restore(
-    model: TrainingModel, folder: RunFolder | None, ranks: Collectives, kept: KerasState
-) -> tuple[Position, Arrays]:
+@dataclass(frozen=True)
+class Place:
+    """Where a run goes on, as rank 0 finds it in the run folder; on the others the beginning."""
+
+    position: Position = field(default_factory=lambda: Position(epoch=0))
+    metrics: Arrays = field(default_factory=dict)
+    """Of the epoch that the position stands in."""
+    halvings: int = 0
+
+
+def restore(model: TrainingModel, folder: RunFolder | None, kept: KerasState) -> Place:
     """Set rank 0's model to the last checkpoint; the others get it with the broadcast of the initial state.
+
+    No exchange with other ranks: whatever is wrong in the folder is raised on rank 0 alone.
 
     Args:
         kept: what this process has in memory from a world before this one; it may be newer than the checkpoint.
 
-    Returns:
-        The position on all ranks, and on rank 0 the metrics of the epoch that it stands in.
+    Raises:
+        InputError or OSError: something in the folder is damaged or can't be read.
     """
+    if not folder:
+        return Place()
     position = Position(epoch=0)
     metrics: Arrays = {}
-    if folder:
-        if found := folder.checkpoints.last():
-            metrics, position = found
-            state.restore(model, metrics)
-        if kept.saved and position.place <= kept.values["position"].place:
-            kept.restore()
-            metrics, position = kept.values["metrics"], kept.values["position"]
-        # The best weights may be of an epoch that is trained again, or damaged: what is there counts.
-        best = folder.checkpoints.best()
-        accuracy, epoch = (best[1].best_accuracy, best[1].best_epoch) if best else (-1.0, 0)
-        position = replace(position, best_accuracy=accuracy, best_epoch=epoch)
-        folder.keep_metrics_before(position.epoch + 1)
-    halvings = broadcast(ranks, len(folder.halvings()) if folder else 0)
+    if found := folder.checkpoints.last():
+        metrics, position = found
+        state.restore(model, metrics)
+    if kept.saved and position.place <= kept.values["position"].place:
+        kept.restore()
+        metrics, position = kept.values["metrics"], kept.values["position"]
+    # The best weights may be of an epoch that is trained again, or damaged: what is there counts.
+    best = folder.checkpoints.best()
+    accuracy, epoch = (best[1].best_accuracy, best[1].best_epoch) if best else (-1.0, 0)
+    position = replace(position, best_accuracy=accuracy, best_epoch=epoch)
+    folder.keep_metrics_before(position.epoch + 1)
+    return Place(position, metrics, len(folder.halvings()))
+
+
+def at_one_place(model: TrainingModel, place: Place, ranks: Collectives) -> tuple[Position, Arrays]:
+    """Have all ranks go on where rank 0 does, at its learning rate: the position, and on rank 0 the metrics there."""
+    position, halvings = broadcast(ranks, [asdict(place.position), place.halvings])
     model.at_rate(0.5**halvings)
-    return Position(**broadcast(ranks, asdict(position))), metrics
+    return Position(**position), place.metrics
 
 
 def share(count: int, ranks: Collectives) -> tuple[int, int]:
