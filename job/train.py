@@ -116,7 +116,7 @@ def run(
 
     with timings.of("data"):
         data = start.load(config, ranks, stop)
-        folder = start.open_folder(config, data.set.digest, ranks)
+        folder = start.open_folder(config, data.set.digest, ranks, stop)
     if finished := world.broadcast(ranks, folder.result() if folder else None):
         world.say(ranks, f"this run is complete: {config.folder()} (choose another folder with --run to train again)")
         return finished

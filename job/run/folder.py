@@ -26,8 +26,8 @@ from job.errors import InputError
 from job.reading import shortened
 from job.run.checkpoints import Checkpoints, write_atomically
 
-PATIENCE = 5.0
-"""Seconds that a folder in use is waited for."""
+PATIENCE = 1.0
+"""Seconds that a folder in use is waited for at a time."""
 LIBRARIES = ("tensorflow-cpu", "tensorflow", "keras", "horovod", "numpy", "pyarrow", "ray")
 
 

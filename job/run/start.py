@@ -24,10 +24,12 @@ from job.model.weights import imagenet_weights
 from job.run import state
 from job.run.checkpoints import Arrays, Position
 from job.run.folder import PATIENCE, BusyError, RunFolder, environment
-from job.run.world import agreed, broadcast, prepared, say
+from job.run.world import agreed, broadcast, prepared, say, stop_if_told
 
-FOLDER_TRIES = 24
-"""For a folder in use, of `PATIENCE` seconds each, where the ranks are on several machines."""
+FOLDER_TRIES = 5
+"""For a folder in use, of `PATIENCE` seconds each."""
+FOLDER_TRIES_LOST = 120
+"""The same where its holder may be a machine that was lost."""
 EVALUATION_BATCH = 250
 
 
@@ -97,13 +99,18 @@ def announce(config: Config, ranks: Collectives, data: Data) -> None:
         say(ranks, "protocol of 2017: the best epoch is chosen on the test images, which flatters the result")
 
 
-def open_folder(config: Config, source: str, ranks: Collectives) -> RunFolder | None:
-    """Rank 0's run folder; None on the others. Raises InputError on all ranks.
+def open_folder(config: Config, source: str, ranks: Collectives, stop: Event) -> RunFolder | None:
+    """Rank 0's run folder; None on the others.
 
     A file server keeps the lock of a machine that was lost for a while (NFS 4: 90 s). The ranks meet after each try,
     because Horovod takes a longer silence for a stall.
+
+    Raises:
+        InputError: on all ranks.
+        PreemptedError: on all ranks; one was told to stop while the folder was in use.
     """
-    tries = FOLDER_TRIES if ranks.size > ranks.local_size else 1
+    # An elastic rank that is left alone may wait for a lost machine's lock, too.
+    tries = most = FOLDER_TRIES_LOST if ranks.size > ranks.local_size or is_elastic() else FOLDER_TRIES
     while True:
         folder, tries = None, tries - 1
         with agreed(ranks):
@@ -112,10 +119,11 @@ def open_folder(config: Config, source: str, ranks: Collectives) -> RunFolder | 
             except BusyError as error:
                 if not tries:
                     raise
-                if tries == FOLDER_TRIES - 1:
-                    say(ranks, f"{error} Trying for {FOLDER_TRIES * PATIENCE:.0f} s: a lost machine may have held it.")
+                if tries == FOLDER_TRIES_LOST - 1:
+                    say(ranks, f"{error} Trying for {most * PATIENCE:.0f} s: a lost machine may have held it.")
         if broadcast(ranks, folder is not None):
             return folder
+        stop_if_told(ranks, stop, "before the first step")
 
 
 def steps_per_epoch(config: Config, data: Data) -> int:

@@ -119,6 +119,12 @@ def prepared(ranks: Collectives, stop: threading.Event, work: Callable[[], T]) -
         return outcome.result()
 
 
+def stop_if_told(ranks: Collectives, stop: threading.Event, when: str) -> None:
+    """End all ranks here if any of them was told to stop. Raises PreemptedError, on all."""
+    if any(ranks.gather(stop.is_set(), "stop")):
+        raise PreemptedError(f"stopped {when}")
+
+
 def broadcast(ranks: Collectives, value: Any) -> Any:
     """Rank 0's value (anything that JSON can hold) on all ranks."""
     return ranks.gather(value if ranks.rank == 0 else None, "broadcast")[0]
