@@ -4,6 +4,7 @@ A checkpoint is a safetensors file (arrays and a JSON header: nothing in it is e
 hex digits of its SHA-256, so damage is noticed without a second file.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -78,7 +79,10 @@ class Checkpoints:
             pending.result()
 
     def last(self) -> tuple[dict[str, np.ndarray], Position] | None:
-        """The newest undamaged position, or None; a damaged file is reported and the one before it used."""
+        """The newest undamaged position, or None.
+
+        A file that is damaged or can't be read is reported, and the one before it used.
+        """
         return self._read("step")
 
     def drop_last(self) -> None:
@@ -105,19 +109,29 @@ class Checkpoints:
         return sorted(self.folder.glob(f"{kind}-*.safetensors"))
 
     def _read(self, kind: str) -> tuple[dict[str, np.ndarray], Position] | None:
-        for path in reversed(self._files(kind)):
+        files = self._files(kind)
+        while files:
+            path = files.pop()
             try:
                 return read(path)
-            except ValueError as error:
-                instead = "the one before it is used" if kind == "step" else "the best epoch of those to come is used"
+            except (ValueError, OSError) as error:
+                instead = "the one before it is used" if files else "none is left: from the beginning"
+                if kind == "best":
+                    instead = "the best epoch of those to come is used"
                 log.warning("checkpoint %s is damaged (%s): %s", path, error, instead)
-                # Kept, but not as one of the last two.
-                path.replace(path.with_name(f"damaged-{path.name}"))
+                # Kept, but not as one of the last two; a disk that can't be read may not be written either.
+                with contextlib.suppress(OSError):
+                    path.replace(path.with_name(f"damaged-{path.name}"))
         return None
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], Position]:
-    """The arrays and position in one checkpoint file. Raises ValueError, in one line, if it is damaged."""
+    """The arrays and position in one checkpoint file.
+
+    Raises:
+        ValueError: in one line, it is damaged.
+        OSError: it can't be read.
+    """
     data = path.read_bytes()
     expected, received = path.name.split(".")[-2], hashlib.sha256(data).hexdigest()[:16]
     if received != expected:
@@ -135,15 +149,22 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all, also after a power cut. Raises OSError."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        partial.write_bytes(data)
+        put_in_place(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Give a written file its name, under which it is then whole, also after a power cut. Raises OSError."""
+    _flush(partial)
+    partial.replace(path)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)

@@ -14,6 +14,7 @@ from job.model import kernels
 from job.model.training import TrainingModel
 from job.run import state, world
 from job.run.callbacks import Keeper
+from job.run.checkpoints import put_in_place
 from job.run.folder import RunFolder
 from job.run.scores import score
 from job.run.start import EVALUATION_BATCH, Data, share
@@ -128,6 +129,6 @@ def save_model(model: TrainingModel, folder: RunFolder, images: UInt8, expected:
     partial = folder.path / ".partial.keras"
     try:
         serving.save(partial)
-        partial.replace(folder.path / "model.keras")
+        put_in_place(partial, folder.path / "model.keras")
     finally:
         partial.unlink(missing_ok=True)
