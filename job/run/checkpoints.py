@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,7 +27,7 @@ KEPT = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """Where a run stands."""
+    """Where a run stands. Raises ValueError if the values can't be those of a run."""
 
     epoch: int
     """Epochs completed."""
@@ -38,6 +39,12 @@ class Position:
     """Epoch (from 1) of the best validation accuracy; 0 before the first."""
     seconds: float = 0.0
     """Wall time spent so far, all parts of the run together."""
+
+    def __post_init__(self) -> None:
+        counts, numbers = (self.epoch, self.step, self.best_epoch), (self.best_accuracy, self.seconds)
+        good = all(type(count) is int and 0 <= count < 2**31 for count in counts)
+        if not good or not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+            raise ValueError("its position is not one of a run")
 
     @property
     def place(self) -> tuple[int, int]:
@@ -141,7 +148,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], Position]:
         length = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + length])
         return arrays, Position(**json.loads(header["__metadata__"]["position"]))
-    except (safetensors.SafetensorError, KeyError, TypeError) as error:
+    except (safetensors.SafetensorError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"not a checkpoint of this project: {error}") from None
 
 

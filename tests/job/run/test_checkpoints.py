@@ -1,9 +1,12 @@
 """Checkpoint files: what a killed writer or a bad disk leaves behind."""
 
+import hashlib
 import os
 from pathlib import Path
 
 import numpy as np
+import pytest
+import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -60,6 +63,21 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_after(tmp_pat
     (tmp_path / ".partial").write_bytes(b"model")
     put_in_place(tmp_path / ".partial", tmp_path / "model")
     assert flushed == [(tmp_path / ".partial", [".partial"]), (tmp_path, ["model"])]
+
+
+@pytest.mark.parametrize(
+    "position",
+    ["[" * 100_000, '{"epoch": 1', "[1]", '{"epoch": "1"}', '{"epoch": -1}', '{"epoch": true}', '{"epoch": 1e999}']
+    + [f'{{"epoch": 1, "seconds": {value}}}' for value in ("NaN", '"1"', "9" * 400, "9" * 5000)],
+)
+def test_a_position_that_no_run_has_is_damage(tmp_path: Path, position: str) -> None:
+    data = safetensors.numpy.save({"model 0000": np.zeros(1)}, metadata={"position": position})
+    path = tmp_path / f"step-00001-0000000.{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"\S") as raised:
+        read(path)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 300
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
