@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from horovod_keras.environment import launched_rank
 from job import quiet
-from job.config import Config, as_yaml, parse
 from job.errors import run_main
 
 if TYPE_CHECKING:
     from horovod_keras import Collectives
     from horovod_keras.elastic import KerasState
     from horovod_keras.watchdog import Watchdog
+    from job.config import Config
     from job.run.timings import Timings
 
 PREEMPTED = 75
@@ -31,12 +31,15 @@ OnEpoch = Callable[[dict[str, Any]], None] | None
 
 
 def main() -> int:
+    stop = stop_when_told()
+    # Only now: the libraries that read the configuration take their time, too.
+    from job.config import as_yaml, parse
+
     with quiet.one_voice():
         config = parse(sys.argv[1:])
         if config.print_config:
             print(as_yaml(config), end="")
             return 0
-    stop = stop_when_told()
     quiet.import_tensorflow()
     from job.run import world
 
@@ -128,6 +131,7 @@ def run(
             model = kept.model = kept.model or training.build(config, ranks, steps * config.epochs)
             place = start.restore(model, folder, kept)
         position, metrics = start.at_one_place(model, place, ranks)
+    world.stop_if_told(ranks, stop, "before the first step")
 
     journal = Journal(folder, config, len(data.splits.train), steps, on_epoch) if folder else None
     keeper = Keeper(folder, ranks, position, metrics, config, steps, stop, watch, timings, kept, journal)

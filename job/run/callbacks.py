@@ -173,9 +173,14 @@ class Keeper(keras.callbacks.Callback):
             if self.folder is not None:
                 self.folder.checkpoints.save_best(state.weights(self.model), self.position)
         self._save({})
+        stopped = float(self.model.optimizer.exchange.agreed[Exchange.STOP]) > 0
+        if (
+            epoch + 1 < self.config.epochs
+        ):  # also by who was told since the last step; after the last epoch comes `finish`
+            stopped |= any(self.ranks.gather(self.stop.is_set(), "stop"))
         if self.journal is not None:
             self.journal.tell()
-        if float(self.model.optimizer.exchange.agreed[Exchange.STOP]) > 0:
+        if stopped:
             self._preempt(f"stopped after epoch {epoch + 1}")
         if float(self.model.optimizer.exchange.agreed[Exchange.MEET]) > 0:
             raise HostsChangedError
