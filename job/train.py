@@ -142,7 +142,7 @@ def run(
         # Before the keeper, which saves: an epoch whose record is ahead is trained again, and one without is lost.
         callbacks.append(journal)
     callbacks.append(keeper)
-    start.announce(config, ranks, data)
+    start.announce(config, ranks, data, position)
     for part in start.parts(config, position, steps):
         model.at_resolution(part.resolution)
         with timings.of("steps"):

@@ -92,9 +92,11 @@ def refuse_unfit(config: Config, ranks: Collectives) -> None:
         )
 
 
-def announce(config: Config, ranks: Collectives, data: Data) -> None:
-    """Say once what begins."""
-    say(ranks, f"training in {config.folder()} on {ranks.size} rank(s), {data.set.source}")
+def announce(config: Config, ranks: Collectives, data: Data, position: Position) -> None:
+    """Say once what begins, and after which step it goes on."""
+    within = f"step {position.step} of epoch {position.epoch + 1}" if position.step else f"epoch {position.epoch}"
+    where = f"; going on after {within}" if position.place > (0, 0) else ""
+    say(ranks, f"training in {config.folder()} on {ranks.size} rank(s), {data.set.source}{where}")
     if config.protocol == "original":
         say(ranks, "protocol of 2017: the best epoch is chosen on the test images, which flatters the result")
 

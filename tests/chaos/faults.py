@@ -11,13 +11,17 @@ from typing import Any, Self
 
 import numpy as np
 
-from tests.chaos.job import AFTER, LONGEST, Attempt, Site, clear
+from tests.chaos.job import AFTER, EPOCHS, LONGEST, STEPS, Attempt, Site, clear
 from tests.horovod_keras.pods import Network, Pods, until
 
 ENDED = 60.0
 """Seconds within which all processes of a job that was struck must have ended."""
+PREEMPTED = 30.0
+"""Seconds within which all processes of a job that was told to stop must have ended."""
 LAUNCHER = -1
 STEPPING = ("mid-epoch", "writing a checkpoint")
+NEARLY_DONE = (EPOCHS - 1) * STEPS - STEPS // 2
+"""Steps on the disk from which on a job that is told to stop may be past its last one: some are still being written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +80,7 @@ def struck_by_signal(site: Site, fault: Fault) -> Outcome:
     """One of SIGNALS, to a rank or to the launcher."""
     attempt, since = begin(site, fault)
     name = fault.kind.partition(" ")[0]
-    processes = attempt.ranks()
+    processes, made = attempt.ranks(), site.newest()
     if fault.victim != LAUNCHER and fault.victim not in processes:
         attempt.wait(LONGEST)
         raise MissedError
@@ -90,10 +94,14 @@ def struck_by_signal(site: Site, fault: Fault) -> Outcome:
         expect(outcome, outcome.code == -signal.SIGKILL, f"exit code {outcome.code}")
     elif not outcome.went_on:
         expect(outcome, outcome.code == 1, f"exit code {outcome.code}")
-    told = name in ("SIGTERM", "SIGINT") and fault.moment in STEPPING and not outcome.went_on
-    if told:
+    if name in ("SIGTERM", "SIGINT"):
+        expect(outcome, not outcome.went_on or made >= NEARLY_DONE, "the signal was ignored")
+    # Until Python runs our first line a signal just kills; and horovodrun kills its ranks 5 s after it has told them.
+    heard = STEPPING if fault.victim == LAUNCHER else set(AFTER) - {"starting"}
+    if name in ("SIGTERM", "SIGINT") and fault.moment in heard and not outcome.went_on:
         expect(outcome, "Exit code: 75" in attempt.output(), "no rank exited with 75")
         expect(outcome, outcome.repeated == 0, "steps were lost although there was time to save")
+        expect(outcome, outcome.seconds < PREEMPTED, f"the end took {outcome.seconds:.0f} s")
     if fault.victim != LAUNCHER and name in ("SIGKILL", "SIGSTOP") and not outcome.went_on:
         # Of a rank that has ended horovodrun tells, and then ends the others, which may be too busy to tell of it too.
         launchers = name == "SIGKILL" and f"Process {fault.victim} exit with status code 137" in attempt.output()
@@ -126,12 +134,13 @@ def disk_read_only(site: Site, fault: Fault) -> Outcome:
 
 def data_changed(site: Site, fault: Fault) -> Outcome:
     """Between two parts of a run one pixel of the data becomes another."""
+    begun(site, fault)
     before = site.data.read_bytes()
     with np.load(site.data) as file:
         arrays = dict(file)
     arrays["x_train"][0, 0, 0] ^= 1
     np.savez(site.data, **arrays)
-    outcome = refused(site, fault, "--data is")
+    outcome = refused(site, fault, "holds a run on other images")
     site.data.write_bytes(before)
     return outcome
 
@@ -148,10 +157,7 @@ def checkpoint_flipped(site: Site, fault: Fault) -> Outcome:
 
 def damaged(site: Site, fault: Fault, change: Callable[[bytes, int], bytes]) -> Outcome:
     """The job goes on from the checkpoint before the newest, and says so."""
-    if not site.checkpoints():
-        first = begin(site, Fault(kind="none", ranks=fault.ranks, moment="mid-epoch", seed=fault.seed))[0]
-        clear(first.ranks()[0], signal.SIGTERM)
-        first.wait(ENDED)
+    begun(site, fault)
     newest, made = site.checkpoints()[-1], site.saved()
     data = newest.read_bytes()
     newest.write_bytes(change(data, random.Random(fault.seed).randrange(len(data))))
@@ -163,6 +169,14 @@ def damaged(site: Site, fault: Fault, change: Callable[[bytes, int], bytes]) -> 
     expect(outcome, outcome.code == 0, f"exit code {outcome.code}")
     expect(outcome, bool(outcome.said), "the damage was not reported")
     return outcome
+
+
+def begun(site: Site, fault: Fault) -> None:
+    """Have a run with checkpoints, by one that is told to stop where there is none."""
+    if not site.checkpoints():
+        first = begin(site, Fault(kind="none", ranks=fault.ranks, moment="mid-epoch", seed=fault.seed))[0]
+        clear(first.ranks()[0], signal.SIGTERM)
+        first.wait(ENDED)
 
 
 def port_taken(site: Site, fault: Fault) -> Outcome:
@@ -195,7 +209,9 @@ def network_cut(site: Site, fault: Fault) -> Outcome:
         outcome = Outcome(fault=fault, went_on=True, seconds=time.monotonic() - since, code=max(codes))
         said = [line for line in pods.log(1).splitlines() if "nothing heard" in line]
         outcome.said = f"old ranks ended after {ended:.0f} s; " + (said[0] if said else "")
+        last = [line for line in pods.log(0).splitlines() if "training in" in line][-1]
     expect(outcome, codes == [0, 0], f"exit codes {codes}")
+    expect(outcome, "going on after" in last, "the new world did not go on from what was saved")
     expect(outcome, site.saved() > before and site.finished(), "the run was not finished")
     return outcome
 
@@ -234,6 +250,7 @@ def end(attempt: Attempt, fault: Fault, since: float, limit: float = ENDED) -> O
         outcome.repeated = max(0, attempt.steps_made() - attempt.site.saved())
         expect(outcome, outcome.seconds < limit, f"the end took {outcome.seconds:.0f} s")
     expect(outcome, not any("Traceback" in line for line in lines), "a rank printed a traceback")
+    expect(outcome, not attempt.began_elsewhere(), attempt.began_elsewhere())
     return outcome
 
 
@@ -270,7 +287,9 @@ def draw(count: int, seed: int, site: Site) -> list[Fault]:
         ranks = 2 if kind == "network cut" else generator.randint(2, 4)
         victim = generator.randrange(ranks) if kind.endswith("rank") else LAUNCHER
         during = KINDS[kind][0] is struck_by_signal
-        moments = list(AFTER) if during else ["first step", *STEPPING]
+        # After its last exchange nobody waits for a rank any more, and the launcher waits for one that stands still.
+        still = {"finishing"} if kind == "SIGSTOP rank" else set()
+        moments = [moment for moment in AFTER if moment not in still] if during else ["first step", *STEPPING]
         moment = generator.choice(moments) if during or kind == "disk full" else ""
         faults.append(Fault(kind=kind, ranks=ranks, victim=victim, moment=moment, seed=generator.randrange(2**31)))
     return faults
