@@ -168,15 +168,12 @@ class Keeper(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         accuracy = (logs or {})["val_accuracy"]
         self.position = replace(self.position, epoch=epoch + 1, step=0)
-        if accuracy > self.position.best_accuracy:
+        if better := accuracy > self.position.best_accuracy:
             self.position = replace(self.position, best_accuracy=accuracy, best_epoch=epoch + 1)
-            if self.folder is not None:
-                self.folder.checkpoints.save_best(state.weights(self.model), self.position)
-        self._save({})
+        self._save({}, best=better)
         stopped = float(self.model.optimizer.exchange.agreed[Exchange.STOP]) > 0
-        if (
-            epoch + 1 < self.config.epochs
-        ):  # also by who was told since the last step; after the last epoch comes `finish`
+        # Also by who was told since the last step; after the last epoch `finish` looks for itself.
+        if epoch + 1 < self.config.epochs:
             stopped |= any(self.ranks.gather(self.stop.is_set(), "stop"))
         if self.journal is not None:
             self.journal.tell()
@@ -202,12 +199,13 @@ class Keeper(keras.callbacks.Callback):
     def _limit(self, batch: int) -> float:
         return self.config.step_timeout if batch else max(self.config.step_timeout, FIRST_STEP_TIMEOUT)
 
-    def _save(self, metrics: Arrays) -> None:
+    def _save(self, metrics: Arrays, *, best: bool = False) -> None:
         self._saved, self._fresh = time.monotonic(), False
         self.seconds()
         if self.folder is not None:
             with self.timings.of("saving"):
-                self.folder.checkpoints.save(state.everything(self.model) | dict(metrics), self.position)
+                chosen = state.weights(self.model) if best else None
+                self.folder.checkpoints.save(state.everything(self.model) | dict(metrics), self.position, chosen)
         self._keep(metrics)
 
     def _keep(self, metrics: Arrays) -> None:

@@ -67,17 +67,16 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
-    def save(self, arrays: Arrays, position: Position) -> None:
-        """Write a position in the background; the arrays must not change afterwards.
+    def save(self, arrays: Arrays, position: Position, best: Arrays | None = None) -> None:
+        """Write a position, and before it the best weights if they are new, in the background.
+
+        The arrays must not change afterwards.
 
         Raises:
             OSError: if the checkpoint before this one could not be written.
         """
-        self._submit("step", f"step-{position.epoch:05d}-{position.step:07d}", arrays, position, KEPT)
-
-    def save_best(self, arrays: Arrays, position: Position) -> None:
-        """Write the best weights so far in the background. Raises as :meth:`save` does."""
-        self._submit("best", f"best-{position.best_epoch:05d}", arrays, position, 1)
+        self.wait()
+        self._pending = self._writer.submit(self._write_all, arrays, position, best)
 
     def wait(self) -> None:
         """Return when all is on the disk. Raises OSError if the last checkpoint could not be written."""
@@ -101,9 +100,10 @@ class Checkpoints:
         """The best weights, or None; a damaged file is reported."""
         return self._read("best")
 
-    def _submit(self, kind: str, stem: str, arrays: Arrays, position: Position, kept: int) -> None:
-        self.wait()
-        self._pending = self._writer.submit(self._write, kind, stem, arrays, position, kept)
+    def _write_all(self, arrays: Arrays, position: Position, best: Arrays | None) -> None:
+        if best is not None:
+            self._write("best", f"best-{position.best_epoch:05d}", best, position, 1)
+        self._write("step", f"step-{position.epoch:05d}-{position.step:07d}", arrays, position, KEPT)
 
     def _write(self, kind: str, stem: str, arrays: Arrays, position: Position, kept: int) -> None:
         data = safetensors.numpy.save(dict(arrays), metadata={"position": json.dumps(asdict(position))})
