@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 import numpy as np
@@ -128,7 +128,7 @@ class Keeper(keras.callbacks.Callback):
         if agreed[Exchange.STOP] > 0:
             self._preempt(f"stopped after step {position.step} of epoch {position.epoch + 1}")
         if agreed[Exchange.MEET] > 0:
-            raise HostsChangedError
+            self._meet_others()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self.timings.add("all_reduce", float(self.model.optimizer.exchange.waited))
@@ -180,7 +180,7 @@ class Keeper(keras.callbacks.Callback):
         if stopped:
             self._preempt(f"stopped after epoch {epoch + 1}")
         if float(self.model.optimizer.exchange.agreed[Exchange.MEET]) > 0:
-            raise HostsChangedError
+            self._meet_others()
 
     def seconds(self) -> float:
         """Wall time of the run so far, all its parts together; call it when the position is saved."""
@@ -189,7 +189,12 @@ class Keeper(keras.callbacks.Callback):
         self._mark = now
         return self.position.seconds
 
-    def _preempt(self, reason: str) -> None:
+    def _meet_others(self) -> NoReturn:
+        if self.folder is not None:  # in the next world another process may be rank 0, and read what is there
+            self.folder.checkpoints.wait()
+        raise HostsChangedError
+
+    def _preempt(self, reason: str) -> NoReturn:
         if self.folder is not None:
             self.folder.checkpoints.wait()
         # Nobody leaves before that: the launcher would give rank 0 some seconds, and kill it.

@@ -57,10 +57,11 @@ class Checkpoints:
 
     Args:
         folder: made if missing.
+        lock: of the run, if it has one: not given up while something is being written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, lock: object = None) -> None:
+        self.folder, self._lock = folder, lock
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(".*.partial"):  # by a run that was killed while it wrote
             left.unlink(missing_ok=True)

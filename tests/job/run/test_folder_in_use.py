@@ -7,12 +7,14 @@ import threading
 import time
 
 import filelock
+import numpy as np
 import pytest
 
 from horovod_keras.collectives import SingleProcess
 from job.config import resolve
 from job.run import folder, start
 from job.run.callbacks import PreemptedError
+from job.run.checkpoints import Position
 from tests.horovod_keras.pods import Pods, until
 
 TRAIN = [
@@ -36,6 +38,14 @@ def test_it_is_refused_to_a_job_on_one_machine_and_free_when_its_holder_is_kille
             folder.RunFolder(config, "data")
         holder.send_signal(signal.SIGKILL)
     folder.RunFolder(config, "data")
+
+
+def test_it_stays_in_use_until_its_last_checkpoint_is_written(tmp_path) -> None:
+    run = folder.RunFolder(resolve([{"run": tmp_path}]), "data")
+    run.checkpoints.save({"model 0000": np.zeros(50_000_000, np.float32)}, Position(epoch=1))
+    del run
+    with filelock.FileLock(tmp_path / ".lock", timeout=60):
+        assert list((tmp_path / "checkpoints").glob("step-*"))
 
 
 def test_whoever_is_told_to_stop_while_the_folder_is_in_use_stops_soon(tmp_path, monkeypatch) -> None:
