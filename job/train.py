@@ -44,7 +44,10 @@ def main() -> int:
     from job.run import world
 
     ranks = world.join(config)
-    result = train(config, ranks, stop=stop, whole_process=True)
+    try:
+        result = train(config, ranks, stop=stop, whole_process=True)
+    finally:
+        world.expect_the_end(ranks)
     ranks.leave()
     return PREEMPTED if result["status"] == "preempted" else 0
 

@@ -230,3 +230,23 @@ def test_what_one_rank_alone_finds_wrong_ends_all_with_the_reason(launch, tmp_pa
     done = launch(2, str(script), *flags(**without), "--run", run)
     assert "Exit code: 2" in done.stderr, done.stderr
     assert len([line for line in done.stderr.splitlines() if "error: " in line and wrong in line]) == 1
+
+
+# Horovod's shutdown hangs where another rank stands still.
+NEVER_LEAVES = """
+import time
+from horovod_keras.collectives import SingleProcess
+from job import train
+from job.errors import run_main
+from job.run import world
+SingleProcess.leave = lambda self: time.sleep(100)
+world.LEAVING_TIMEOUT = 1.0
+train.train = lambda *arguments, **options: {"status": "done"}
+run_main(train.main)
+"""
+
+
+def test_a_process_that_cannot_leave_the_others_ends_and_says_so(launch) -> None:
+    done = launch(0, "-c", NEVER_LEAVES, timeout=60)
+    assert done.returncode == 1
+    assert "waited 1 s for the end of its process: giving up" in done.stderr
