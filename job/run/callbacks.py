@@ -142,7 +142,8 @@ class Keeper(keras.callbacks.Callback):
         if what is None:
             return
         step, epoch = self.position.step, self.position.epoch + 1
-        where = f"{what} became {value} between steps {step - 1} and {step} of epoch {epoch}"
+        # Gradients are exchanged, and looked at, once for the batches of an update: any of them may be the one.
+        where = f"{what} became {value} between steps {step - self.config.accumulate} and {step} of epoch {epoch}"
         if self.config.on_nan == "stop":
             raise DivergedError(f"{where}. Lower --learning-rate and give another --run, or add --on-nan half-rate.")
         if self.model.optimizer._learning_rate.factor <= 0.5**MOST_HALVINGS:
