@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
+import psutil
 
 from tests.chaos.job import AFTER, EPOCHS, LONGEST, STEPS, Attempt, Site, clear
 from tests.horovod_keras.pods import Network, Pods, until
@@ -37,8 +38,9 @@ class Fault:
     seed: int = 0
 
     def __str__(self) -> str:
-        whom = {"rank": f" of rank {self.victim}", "launcher": " of the launcher"}.get(self.kind.partition(" ")[2], "")
-        return f"{self.kind.partition(' ')[0]}{whom}" if whom else self.kind
+        what, _, whom = self.kind.rpartition(" ")
+        named = {"rank": f" of rank {self.victim}", "launcher": " of the launcher"}.get(whom)
+        return f"{what}{named}" if named else self.kind
 
 
 @dataclass(kw_only=True)
@@ -107,6 +109,24 @@ def struck_by_signal(site: Site, fault: Fault) -> Outcome:
         launchers = name == "SIGKILL" and f"Process {fault.victim} exit with status code 137" in attempt.output()
         named = "error: rank" in attempt.output() or (launchers and fault.moment not in STEPPING)
         expect(outcome, named, "no line names a rank and what it waited for")
+    return outcome
+
+
+def out_of_memory(site: Site, fault: Fault) -> Outcome:
+    """A rank gets no more memory from here on: it raises, or a library ends it."""
+    attempt, since = begin(site, fault)
+    victim = attempt.ranks().get(fault.victim)
+    try:
+        assert victim is not None
+        victim.rlimit(psutil.RLIMIT_AS, (victim.memory_info().vms, -1))
+    except (AssertionError, psutil.NoSuchProcess):
+        attempt.wait(LONGEST)
+        raise MissedError from None
+    outcome = end(attempt, fault, since, tracebacks=True)
+    if not outcome.went_on:
+        expect(outcome, outcome.code == 1, f"exit code {outcome.code}")
+        named = ("error: rank", f"Process {fault.victim} exit with status code")
+        expect(outcome, any(line in attempt.output() for line in named), "no line names a rank")
     return outcome
 
 
@@ -238,18 +258,18 @@ def begin(site: Site, fault: Fault) -> tuple[Attempt, float]:
     return attempt, time.monotonic()
 
 
-def end(attempt: Attempt, fault: Fault, since: float, limit: float = ENDED) -> Outcome:
-    """Wait for the end of all processes, and look at what is left."""
+def end(attempt: Attempt, fault: Fault, since: float, limit: float = ENDED, *, tracebacks: bool = False) -> Outcome:
+    """Wait for the end of all processes, and look at what is left; only where a rank must raise it may say so."""
     code = attempt.wait(LONGEST)
     outcome = Outcome(fault=fault, seconds=time.monotonic() - since, code=code)
     outcome.went_on = attempt.site.finished() and code == 0
     lines = [line for line in attempt.output().splitlines() if line.startswith("[")]
-    said = [line.partition(">:")[2] for line in lines if "error: " in line or "stopped after" in line]
+    said = [line.partition(">:")[2] for line in lines if "error: " in line or "goes on from there" in line]
     outcome.said = said[0] if said else ""
     if not outcome.went_on:
         outcome.repeated = max(0, attempt.steps_made() - attempt.site.saved())
         expect(outcome, outcome.seconds < limit, f"the end took {outcome.seconds:.0f} s")
-    expect(outcome, not any("Traceback" in line for line in lines), "a rank printed a traceback")
+    expect(outcome, tracebacks or not any("Traceback" in line for line in lines), "a rank printed a traceback")
     expect(outcome, not attempt.began_elsewhere(), attempt.began_elsewhere())
     return outcome
 
@@ -263,6 +283,7 @@ def expect(outcome: Outcome, right: bool, wrong: str) -> None:
 KINDS: dict[str, tuple[Callable[[Site, Fault], Outcome], int]] = {
     **{f"{name} rank": (struck_by_signal, 6) for name in SIGNALS},
     **{f"{name} launcher": (struck_by_signal, 3) for name in SIGNALS},
+    "out of memory rank": (out_of_memory, 3),
     "disk full": (disk_full, 3),
     "disk read-only": (disk_read_only, 2),
     "checkpoint cut": (checkpoint_cut, 2),
@@ -286,7 +307,7 @@ def draw(count: int, seed: int, site: Site) -> list[Fault]:
     for kind in drawn[:count]:
         ranks = 2 if kind == "network cut" else generator.randint(2, 4)
         victim = generator.randrange(ranks) if kind.endswith("rank") else LAUNCHER
-        during = KINDS[kind][0] is struck_by_signal
+        during = KINDS[kind][0] in (struck_by_signal, out_of_memory)
         # After its last exchange nobody waits for a rank any more, and the launcher waits for one that stands still.
         still = {"finishing"} if kind == "SIGSTOP rank" else set()
         moments = [moment for moment in AFTER if moment not in still] if during else ["first step", *STEPPING]
