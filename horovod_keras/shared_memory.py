@@ -11,8 +11,8 @@ in turn: a rank may write the next gradients while a slower one still reads thes
 import contextlib
 import mmap
 import os
+import secrets
 import socket
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +22,6 @@ import tensorflow as tf
 
 from horovod_keras.collectives import Collectives
 
-FOLDER = Path("/dev/shm")
 # Bytes that are added up at a time: sums then stay in a core's cache until they are divided.
 _CHUNK = 1 << 18
 _ALIGNMENT = 64
@@ -115,8 +114,9 @@ def _mean(arrays: Sequence[np.ndarray], result: np.ndarray) -> np.float64:
 def shared_memory(ranks: Collectives, tensors: Sequence[tf.Tensor]) -> SharedMemory | None:
     """Memory for arrays like these that all ranks share, or None on all of them where there can be none.
 
-    That is: with ranks on several hosts, on GPUs, with shapes that aren't known, or where /dev/shm hasn't the room.
-    Every rank must call this at the same place. The memory has no name once all have found it: nothing is left behind.
+    That is: with ranks on several hosts, on GPUs, with shapes that aren't known, where the memory isn't to be had, or
+    where one rank may not look into another (:func:`_map`). Every rank must call this at the same place. The memory has
+    no name in any folder: nothing is left behind, whoever is killed when.
     """
     shapes, dtypes, offsets, end = [], [], [], 0
     for tensor in tensors:
@@ -132,36 +132,52 @@ def shared_memory(ranks: Collectives, tensors: Sequence[tf.Tensor]) -> SharedMem
     )
     mine = _reserve(2 * end) if fits else None
     try:
-        told = ranks.gather({"path": mine and str(mine), "host": socket.gethostname()}, "shared memory")
+        told = ranks.gather(
+            {"file": None if mine is None else _told(mine), "host": socket.gethostname()}, "shared memory"
+        )
         maps = None
-        if all(rank["path"] for rank in told) and len({rank["host"] for rank in told}) == 1:
+        if all(rank["file"] for rank in told) and len({rank["host"] for rank in told}) == 1:
             with contextlib.suppress(OSError):
-                maps = [_map(Path(rank["path"]), 2 * end) for rank in told]
+                maps = [_map(2 * end, *rank["file"]) for rank in told]
         everyone = all(ranks.gather(maps is not None, "shared memory found"))
     finally:
-        if mine:
-            mine.unlink(missing_ok=True)
+        if mine is not None:
+            os.close(mine)
     if maps is None or not everyone:
         return None
     return SharedMemory(maps, ranks.rank, shapes, dtypes, offsets, ranks.world)
 
 
-def _reserve(size: int) -> Path | None:
-    """A file of this size in memory, of which every page is there: a later write can't fail."""
+def _reserve(size: int) -> int | None:
+    """A file of this size in memory, of which every page is there: a later write can't fail.
+
+    It is bounded by the memory that this process may use (its control group's limit, else the machine's), not by the
+    size of /dev/shm, which a container engine makes 64 MiB.
+    """
     try:
-        handle, name = tempfile.mkstemp(prefix="horovod-keras-", dir=FOLDER)
+        handle = os.memfd_create(f"horovod-keras-{secrets.token_hex(8)}")
     except OSError:
         return None
     try:
         os.posix_fallocate(handle, 0, max(size, 1))
     except OSError:
-        Path(name).unlink()
-        return None
-    finally:
         os.close(handle)
-    return Path(name)
+        return None
+    return handle
 
 
-def _map(path: Path, size: int) -> Bytes:
-    with path.open("r+b") as file:
+def _told(handle: int) -> tuple[str, str]:
+    """Where the other ranks find this process's open file, and how they know that it is this one."""
+    return f"/proc/{os.getpid()}/fd/{handle}", _name(handle)
+
+
+def _name(handle: int) -> str:
+    return str(Path(f"/proc/self/fd/{handle}").readlink())
+
+
+def _map(size: int, path: str, name: str) -> Bytes:
+    """Map another rank's file. Raises OSError where that is of another user, or in another container of this host."""
+    with Path(path).open("r+b") as file:
+        if _name(file.fileno()) != name:  # another process has that number here
+            raise FileNotFoundError(path)
         return np.frombuffer(mmap.mmap(file.fileno(), max(size, 1)), np.uint8)[:size]

@@ -46,11 +46,11 @@ class Config(Recipe):
     """Two runs with the same seed and number of ranks end bit-identical."""
     protocol: Literal["honest", "original"] = "honest"
     """original repeats 2017: trains on all 60,000 and chooses the best epoch on the (flipped) test images."""
-    limit_train: Annotated[int, Field(ge=10)] | None = None
+    limit_train: Annotated[int, Field(ge=10, lt=2**31)] | None = None
     """Use so many training images only, for tries."""
-    limit_eval: Annotated[int, Field(ge=10)] | None = None
+    limit_eval: Annotated[int, Field(ge=10, lt=2**31)] | None = None
     """Use so many validation and test images only, for tries."""
-    accumulate: Annotated[int, Field(ge=1)] = 1
+    accumulate: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """Batches per update: each rank adds up their gradients before it exchanges them."""
     compression: Literal["none", "fp16"] = "none"
     """fp16 halves the bytes of the gradient exchange."""
@@ -60,7 +60,7 @@ class Config(Recipe):
     """Of activations and products (our bfloat16 kernels: of products); weights stay float32. float64: for checks."""
     xla: bool = False
     """Compile the step of a single process with XLA: for a GPU; on CPUs it is slower."""
-    threads: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Threads of this rank; default its share of the cores that the process may use."""
     checkpoint_every: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
     """Seconds between checkpoints within an epoch."""

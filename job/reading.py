@@ -42,4 +42,7 @@ def shortened(value: Any) -> str:
     """`repr`, cut to a part of a line before it is made."""
     cut = reprlib.Repr()
     cut.maxstring = cut.maxother = 80
-    return cut.repr(value)
+    try:
+        return cut.repr(value)
+    except ValueError:  # Python writes no integers of so many digits
+        return "a number of thousands of digits"

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from job.errors import InputError
 
 CHECKED = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-Resolution = Annotated[int, Field(ge=32)]
+Resolution = Annotated[int, Field(ge=32, le=2048)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -24,9 +24,9 @@ class Recipe:
     """Input side in pixels; images are resized to it bilinearly, inside the model."""
     stages: tuple[tuple[Fraction, Resolution], ...] = ()
     """Progressive resizing: pairs of (share of the epochs, resolution) that come first, as [[0.4,32],[0.3,48]]."""
-    epochs: Annotated[int, Field(ge=1)] = 50
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 50
     """Passes over the training split, all stages together."""
-    global_batch: Annotated[int, Field(ge=1)] = 100
+    global_batch: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     """Images per update, over all ranks; recipe original without flips takes 64."""
     optimizer: Literal["adam", "adamw"] = "adam"
     """Update rule; adamw decays the convolutions' and the head's weights, never the normalisation's."""

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from horovod_keras.environment import launched_rank
 from job import quiet
-from job.config import Config, as_yaml, parse
 from job.errors import run_main
 
 if TYPE_CHECKING:
     from horovod_keras import Collectives
     from horovod_keras.elastic import KerasState
     from horovod_keras.watchdog import Watchdog
+    from job.config import Config
     from job.run.timings import Timings
 
 PREEMPTED = 75
@@ -31,17 +31,23 @@ OnEpoch = Callable[[dict[str, Any]], None] | None
 
 
 def main() -> int:
+    stop = stop_when_told()
+    # Only now: the libraries that read the configuration take their time, too.
+    from job.config import as_yaml, parse
+
     with quiet.one_voice():
         config = parse(sys.argv[1:])
         if config.print_config:
             print(as_yaml(config), end="")
             return 0
-    stop = stop_when_told()
     quiet.import_tensorflow()
     from job.run import world
 
     ranks = world.join(config)
-    result = train(config, ranks, stop=stop, whole_process=True)
+    try:
+        result = train(config, ranks, stop=stop, whole_process=True)
+    finally:
+        world.expect_the_end(ranks)
     ranks.leave()
     return PREEMPTED if result["status"] == "preempted" else 0
 
@@ -116,16 +122,19 @@ def run(
 
     with timings.of("data"):
         data = start.load(config, ranks, stop)
-        folder = start.open_folder(config, data.set.digest, ranks)
+        folder = start.open_folder(config, data.set.digest, ranks, stop)
     if finished := world.broadcast(ranks, folder.result() if folder else None):
         world.say(ranks, f"this run is complete: {config.folder()} (choose another folder with --run to train again)")
         return finished
 
     watch.expect("the model", world.SETUP_TIMEOUT)
     steps = start.steps_per_epoch(config, data)
-    with timings.of("model"), world.agreed(ranks):
-        model = kept.model = kept.model or training.build(config, ranks, steps * config.epochs)
-        position, metrics = start.restore(model, folder, ranks, kept)
+    with timings.of("model"):
+        with world.agreed(ranks):
+            model = kept.model = kept.model or training.build(config, ranks, steps * config.epochs)
+            place = start.restore(model, folder, kept)
+        position, metrics = start.at_one_place(model, place, ranks)
+    world.stop_if_told(ranks, stop, "before the first step")
 
     journal = Journal(folder, config, len(data.splits.train), steps, on_epoch) if folder else None
     keeper = Keeper(folder, ranks, position, metrics, config, steps, stop, watch, timings, kept, journal)
@@ -136,7 +145,7 @@ def run(
         # Before the keeper, which saves: an epoch whose record is ahead is trained again, and one without is lost.
         callbacks.append(journal)
     callbacks.append(keeper)
-    start.announce(config, ranks, data)
+    start.announce(config, ranks, data, position)
     for part in start.parts(config, position, steps):
         model.at_resolution(part.resolution)
         with timings.of("steps"):

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 import numpy as np
@@ -128,7 +128,7 @@ class Keeper(keras.callbacks.Callback):
         if agreed[Exchange.STOP] > 0:
             self._preempt(f"stopped after step {position.step} of epoch {position.epoch + 1}")
         if agreed[Exchange.MEET] > 0:
-            raise HostsChangedError
+            self._meet_others()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self.timings.add("all_reduce", float(self.model.optimizer.exchange.waited))
@@ -142,7 +142,8 @@ class Keeper(keras.callbacks.Callback):
         if what is None:
             return
         step, epoch = self.position.step, self.position.epoch + 1
-        where = f"{what} became {value} between steps {step - 1} and {step} of epoch {epoch}"
+        # Gradients are exchanged, and looked at, once for the batches of an update: any of them may be the one.
+        where = f"{what} became {value} between steps {step - self.config.accumulate} and {step} of epoch {epoch}"
         if self.config.on_nan == "stop":
             raise DivergedError(f"{where}. Lower --learning-rate and give another --run, or add --on-nan half-rate.")
         if self.model.optimizer._learning_rate.factor <= 0.5**MOST_HALVINGS:
@@ -168,17 +169,19 @@ class Keeper(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         accuracy = (logs or {})["val_accuracy"]
         self.position = replace(self.position, epoch=epoch + 1, step=0)
-        if accuracy > self.position.best_accuracy:
+        if better := accuracy > self.position.best_accuracy:
             self.position = replace(self.position, best_accuracy=accuracy, best_epoch=epoch + 1)
-            if self.folder is not None:
-                self.folder.checkpoints.save_best(state.weights(self.model), self.position)
-        self._save({})
+        self._save({}, best=better)
+        stopped = float(self.model.optimizer.exchange.agreed[Exchange.STOP]) > 0
+        # Also by who was told since the last step; after the last epoch `finish` looks for itself.
+        if epoch + 1 < self.config.epochs:
+            stopped |= any(self.ranks.gather(self.stop.is_set(), "stop"))
         if self.journal is not None:
             self.journal.tell()
-        if float(self.model.optimizer.exchange.agreed[Exchange.STOP]) > 0:
+        if stopped:
             self._preempt(f"stopped after epoch {epoch + 1}")
         if float(self.model.optimizer.exchange.agreed[Exchange.MEET]) > 0:
-            raise HostsChangedError
+            self._meet_others()
 
     def seconds(self) -> float:
         """Wall time of the run so far, all its parts together; call it when the position is saved."""
@@ -187,7 +190,12 @@ class Keeper(keras.callbacks.Callback):
         self._mark = now
         return self.position.seconds
 
-    def _preempt(self, reason: str) -> None:
+    def _meet_others(self) -> NoReturn:
+        if self.folder is not None:  # in the next world another process may be rank 0, and read what is there
+            self.folder.checkpoints.wait()
+        raise HostsChangedError
+
+    def _preempt(self, reason: str) -> NoReturn:
         if self.folder is not None:
             self.folder.checkpoints.wait()
         # Nobody leaves before that: the launcher would give rank 0 some seconds, and kill it.
@@ -197,12 +205,13 @@ class Keeper(keras.callbacks.Callback):
     def _limit(self, batch: int) -> float:
         return self.config.step_timeout if batch else max(self.config.step_timeout, FIRST_STEP_TIMEOUT)
 
-    def _save(self, metrics: Arrays) -> None:
+    def _save(self, metrics: Arrays, *, best: bool = False) -> None:
         self._saved, self._fresh = time.monotonic(), False
         self.seconds()
         if self.folder is not None:
             with self.timings.of("saving"):
-                self.folder.checkpoints.save(state.everything(self.model) | dict(metrics), self.position)
+                chosen = state.weights(self.model) if best else None
+                self.folder.checkpoints.save(state.everything(self.model) | dict(metrics), self.position, chosen)
         self._keep(metrics)
 
     def _keep(self, metrics: Arrays) -> None:

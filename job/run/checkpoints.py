@@ -4,9 +4,11 @@ A checkpoint is a safetensors file (arrays and a JSON header: nothing in it is e
 hex digits of its SHA-256, so damage is noticed without a second file.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,7 +27,7 @@ KEPT = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """Where a run stands."""
+    """Where a run stands. Raises ValueError if the values can't be those of a run."""
 
     epoch: int
     """Epochs completed."""
@@ -38,6 +40,12 @@ class Position:
     seconds: float = 0.0
     """Wall time spent so far, all parts of the run together."""
 
+    def __post_init__(self) -> None:
+        counts, numbers = (self.epoch, self.step, self.best_epoch), (self.best_accuracy, self.seconds)
+        good = all(type(count) is int and 0 <= count < 2**31 for count in counts)
+        if not good or not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+            raise ValueError("its position is not one of a run")
+
     @property
     def place(self) -> tuple[int, int]:
         """Epoch and step: of two positions of a run, the later one's is greater."""
@@ -49,27 +57,27 @@ class Checkpoints:
 
     Args:
         folder: made if missing.
+        lock: of the run, if it has one: not given up while something is being written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, lock: object = None) -> None:
+        self.folder, self._lock = folder, lock
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(".*.partial"):  # by a run that was killed while it wrote
             left.unlink(missing_ok=True)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
-    def save(self, arrays: Arrays, position: Position) -> None:
-        """Write a position in the background; the arrays must not change afterwards.
+    def save(self, arrays: Arrays, position: Position, best: Arrays | None = None) -> None:
+        """Write a position, and before it the best weights if they are new, in the background.
+
+        The arrays must not change afterwards.
 
         Raises:
             OSError: if the checkpoint before this one could not be written.
         """
-        self._submit("step", f"step-{position.epoch:05d}-{position.step:07d}", arrays, position, KEPT)
-
-    def save_best(self, arrays: Arrays, position: Position) -> None:
-        """Write the best weights so far in the background. Raises as :meth:`save` does."""
-        self._submit("best", f"best-{position.best_epoch:05d}", arrays, position, 1)
+        self.wait()
+        self._pending = self._writer.submit(self._write_all, arrays, position, best)
 
     def wait(self) -> None:
         """Return when all is on the disk. Raises OSError if the last checkpoint could not be written."""
@@ -78,7 +86,10 @@ class Checkpoints:
             pending.result()
 
     def last(self) -> tuple[dict[str, np.ndarray], Position] | None:
-        """The newest undamaged position, or None; a damaged file is reported and the one before it used."""
+        """The newest undamaged position, or None.
+
+        A file that is damaged or can't be read is reported, and the one before it used.
+        """
         return self._read("step")
 
     def drop_last(self) -> None:
@@ -90,9 +101,10 @@ class Checkpoints:
         """The best weights, or None; a damaged file is reported."""
         return self._read("best")
 
-    def _submit(self, kind: str, stem: str, arrays: Arrays, position: Position, kept: int) -> None:
-        self.wait()
-        self._pending = self._writer.submit(self._write, kind, stem, arrays, position, kept)
+    def _write_all(self, arrays: Arrays, position: Position, best: Arrays | None) -> None:
+        if best is not None:
+            self._write("best", f"best-{position.best_epoch:05d}", best, position, 1)
+        self._write("step", f"step-{position.epoch:05d}-{position.step:07d}", arrays, position, KEPT)
 
     def _write(self, kind: str, stem: str, arrays: Arrays, position: Position, kept: int) -> None:
         data = safetensors.numpy.save(dict(arrays), metadata={"position": json.dumps(asdict(position))})
@@ -105,19 +117,29 @@ class Checkpoints:
         return sorted(self.folder.glob(f"{kind}-*.safetensors"))
 
     def _read(self, kind: str) -> tuple[dict[str, np.ndarray], Position] | None:
-        for path in reversed(self._files(kind)):
+        files = self._files(kind)
+        while files:
+            path = files.pop()
             try:
                 return read(path)
-            except ValueError as error:
-                instead = "the one before it is used" if kind == "step" else "the best epoch of those to come is used"
+            except (ValueError, OSError) as error:
+                instead = "the one before it is used" if files else "none is left: from the beginning"
+                if kind == "best":
+                    instead = "the best epoch of those to come is used"
                 log.warning("checkpoint %s is damaged (%s): %s", path, error, instead)
-                # Kept, but not as one of the last two.
-                path.replace(path.with_name(f"damaged-{path.name}"))
+                # Kept, but not as one of the last two; a disk that can't be read may not be written either.
+                with contextlib.suppress(OSError):
+                    path.replace(path.with_name(f"damaged-{path.name}"))
         return None
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], Position]:
-    """The arrays and position in one checkpoint file. Raises ValueError, in one line, if it is damaged."""
+    """The arrays and position in one checkpoint file.
+
+    Raises:
+        ValueError: in one line, it is damaged.
+        OSError: it can't be read.
+    """
     data = path.read_bytes()
     expected, received = path.name.split(".")[-2], hashlib.sha256(data).hexdigest()[:16]
     if received != expected:
@@ -127,7 +149,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], Position]:
         length = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + length])
         return arrays, Position(**json.loads(header["__metadata__"]["position"]))
-    except (safetensors.SafetensorError, KeyError, TypeError) as error:
+    except (safetensors.SafetensorError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"not a checkpoint of this project: {error}") from None
 
 
@@ -135,15 +157,22 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all, also after a power cut. Raises OSError."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        partial.write_bytes(data)
+        put_in_place(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Give a written file its name, under which it is then whole, also after a power cut. Raises OSError."""
+    _flush(partial)
+    partial.replace(path)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)

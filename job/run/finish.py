@@ -14,6 +14,7 @@ from job.model import kernels
 from job.model.training import TrainingModel
 from job.run import state, world
 from job.run.callbacks import Keeper
+from job.run.checkpoints import put_in_place
 from job.run.folder import RunFolder
 from job.run.scores import score
 from job.run.start import EVALUATION_BATCH, Data, share
@@ -42,17 +43,27 @@ def finish(
 
     Returns:
         The content of `result.json`, the same on all ranks.
+
+    Raises:
+        PreemptedError: on all ranks; one was told to stop before rank 0 began to save.
     """
+
+    def stop_if_told() -> None:
+        world.stop_if_told(ranks, keeper.stop, "after the last epoch")
+
     with timings.of("evaluation"):
         model.at_resolution(config.resolution)
         choose_weights(config, ranks, model, folder)
+        stop_if_told()
         kernels.multiply_in_float32()  # what is judged is the network that is saved
         images, labels = data.set.images, data.set.labels
         validation = score(labels[data.splits.validation], probabilities(model, images[data.splits.validation], ranks))
+        stop_if_told()
         test_images, test_labels = images[data.splits.test], labels[data.splits.test]
         predicted = probabilities(model, test_images, ranks)
         mirrored = probabilities(model, test_images[:, :, ::-1], ranks)
         test = score(test_labels, predicted)
+        stop_if_told()
     with timings.of("saving"):
         if folder:
             save_model(model, folder, test_images[:8], predicted[:8])
@@ -128,6 +139,6 @@ def save_model(model: TrainingModel, folder: RunFolder, images: UInt8, expected:
     partial = folder.path / ".partial.keras"
     try:
         serving.save(partial)
-        partial.replace(folder.path / "model.keras")
+        put_in_place(partial, folder.path / "model.keras")
     finally:
         partial.unlink(missing_ok=True)

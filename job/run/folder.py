@@ -26,8 +26,8 @@ from job.errors import InputError
 from job.reading import shortened
 from job.run.checkpoints import Checkpoints, write_atomically
 
-PATIENCE = 5.0
-"""Seconds that a folder in use is waited for."""
+PATIENCE = 1.0
+"""Seconds that a folder in use is waited for at a time."""
 LIBRARIES = ("tensorflow-cpu", "tensorflow", "keras", "horovod", "numpy", "pyarrow", "ray")
 
 
@@ -53,14 +53,14 @@ class RunFolder:
         identity = config.identity() | {DIGEST: source}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            # Held until the object goes, at the latest with the process.
+            # Held until this object goes and all checkpoints are written, at the latest with the process.
             self._lock = filelock.FileLock(self.path / ".lock", timeout=PATIENCE)
             self._lock.acquire()
             known = self.path / "config.yaml"
             # Checkpoints alone are what a search carries over from one trial to another with other options.
             if known.exists() or (self.path / "result.json").exists():
                 self._refuse_another_run(identity, _read(known, reading.yaml_file) if known.exists() else None)
-            self.checkpoints = Checkpoints(self.path / "checkpoints")
+            self.checkpoints = Checkpoints(self.path / "checkpoints", self._lock)
             write_atomically(known, yaml.safe_dump(plain(config) | {DIGEST: source}, sort_keys=False).encode())
         except filelock.Timeout:
             raise BusyError(

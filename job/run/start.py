@@ -1,7 +1,7 @@
 """How a run begins: data, folder and position, and who of the ranks has which batches."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from threading import Event
 
 import numpy as np
@@ -24,10 +24,12 @@ from job.model.weights import imagenet_weights
 from job.run import state
 from job.run.checkpoints import Arrays, Position
 from job.run.folder import PATIENCE, BusyError, RunFolder, environment
-from job.run.world import agreed, broadcast, prepared, say
+from job.run.world import agreed, broadcast, prepared, say, stop_if_told
 
-FOLDER_TRIES = 24
-"""For a folder in use, of `PATIENCE` seconds each, where the ranks are on several machines."""
+FOLDER_TRIES = 5
+"""For a folder in use, of `PATIENCE` seconds each."""
+FOLDER_TRIES_LOST = 120
+"""The same where its holder may be a machine that was lost."""
 EVALUATION_BATCH = 250
 
 
@@ -90,20 +92,27 @@ def refuse_unfit(config: Config, ranks: Collectives) -> None:
         )
 
 
-def announce(config: Config, ranks: Collectives, data: Data) -> None:
-    """Say once what begins."""
-    say(ranks, f"training in {config.folder()} on {ranks.size} rank(s), {data.set.source}")
+def announce(config: Config, ranks: Collectives, data: Data, position: Position) -> None:
+    """Say once what begins, and after which step it goes on."""
+    within = f"step {position.step} of epoch {position.epoch + 1}" if position.step else f"epoch {position.epoch}"
+    where = f"; going on after {within}" if position.place > (0, 0) else ""
+    say(ranks, f"training in {config.folder()} on {ranks.size} rank(s), {data.set.source}{where}")
     if config.protocol == "original":
         say(ranks, "protocol of 2017: the best epoch is chosen on the test images, which flatters the result")
 
 
-def open_folder(config: Config, source: str, ranks: Collectives) -> RunFolder | None:
-    """Rank 0's run folder; None on the others. Raises InputError on all ranks.
+def open_folder(config: Config, source: str, ranks: Collectives, stop: Event) -> RunFolder | None:
+    """Rank 0's run folder; None on the others.
 
     A file server keeps the lock of a machine that was lost for a while (NFS 4: 90 s). The ranks meet after each try,
     because Horovod takes a longer silence for a stall.
+
+    Raises:
+        InputError: on all ranks.
+        PreemptedError: on all ranks; one was told to stop while the folder was in use.
     """
-    tries = FOLDER_TRIES if ranks.size > ranks.local_size else 1
+    # An elastic rank that is left alone may wait for a lost machine's lock, too.
+    tries = most = FOLDER_TRIES_LOST if ranks.size > ranks.local_size or is_elastic() else FOLDER_TRIES
     while True:
         folder, tries = None, tries - 1
         with agreed(ranks):
@@ -112,10 +121,11 @@ def open_folder(config: Config, source: str, ranks: Collectives) -> RunFolder | 
             except BusyError as error:
                 if not tries:
                     raise
-                if tries == FOLDER_TRIES - 1:
-                    say(ranks, f"{error} Trying for {FOLDER_TRIES * PATIENCE:.0f} s: a lost machine may have held it.")
+                if tries == FOLDER_TRIES_LOST - 1:
+                    say(ranks, f"{error} Trying for {most * PATIENCE:.0f} s: a lost machine may have held it.")
         if broadcast(ranks, folder is not None):
             return folder
+        stop_if_told(ranks, stop, "before the first step")
 
 
 def steps_per_epoch(config: Config, data: Data) -> int:
@@ -123,34 +133,50 @@ def steps_per_epoch(config: Config, data: Data) -> int:
     return pipeline.steps_per_epoch(len(data.splits.train), config.global_batch, config.accumulate)
 
 
-def restore(
-    model: TrainingModel, folder: RunFolder | None, ranks: Collectives, kept: KerasState
-) -> tuple[Position, Arrays]:
+@dataclass(frozen=True)
+class Place:
+    """Where a run goes on, as rank 0 finds it in the run folder; on the others the beginning."""
+
+    position: Position = field(default_factory=lambda: Position(epoch=0))
+    metrics: Arrays = field(default_factory=dict)
+    """Of the epoch that the position stands in."""
+    halvings: int = 0
+
+
+def restore(model: TrainingModel, folder: RunFolder | None, kept: KerasState) -> Place:
     """Set rank 0's model to the last checkpoint; the others get it with the broadcast of the initial state.
+
+    No exchange with other ranks: whatever is wrong in the folder is raised on rank 0 alone.
 
     Args:
         kept: what this process has in memory from a world before this one; it may be newer than the checkpoint.
 
-    Returns:
-        The position on all ranks, and on rank 0 the metrics of the epoch that it stands in.
+    Raises:
+        InputError or OSError: something in the folder is damaged or can't be read.
     """
+    if not folder:
+        return Place()
     position = Position(epoch=0)
     metrics: Arrays = {}
-    if folder:
-        if found := folder.checkpoints.last():
-            metrics, position = found
-            state.restore(model, metrics)
-        if kept.saved and position.place <= kept.values["position"].place:
-            kept.restore()
-            metrics, position = kept.values["metrics"], kept.values["position"]
-        # The best weights may be of an epoch that is trained again, or damaged: what is there counts.
-        best = folder.checkpoints.best()
-        accuracy, epoch = (best[1].best_accuracy, best[1].best_epoch) if best else (-1.0, 0)
-        position = replace(position, best_accuracy=accuracy, best_epoch=epoch)
-        folder.keep_metrics_before(position.epoch + 1)
-    halvings = broadcast(ranks, len(folder.halvings()) if folder else 0)
+    if found := folder.checkpoints.last():
+        metrics, position = found
+        state.restore(model, metrics)
+    if kept.saved and position.place <= kept.values["position"].place:
+        kept.restore()
+        metrics, position = kept.values["metrics"], kept.values["position"]
+    # The best weights may be of an epoch that is trained again, or damaged: what is there counts.
+    best = folder.checkpoints.best()
+    accuracy, epoch = (best[1].best_accuracy, best[1].best_epoch) if best else (-1.0, 0)
+    position = replace(position, best_accuracy=accuracy, best_epoch=epoch)
+    folder.keep_metrics_before(position.epoch + 1)
+    return Place(position, metrics, len(folder.halvings()))
+
+
+def at_one_place(model: TrainingModel, place: Place, ranks: Collectives) -> tuple[Position, Arrays]:
+    """Have all ranks go on where rank 0 does, at its learning rate: the position, and on rank 0 the metrics there."""
+    position, halvings = broadcast(ranks, [asdict(place.position), place.halvings])
     model.at_rate(0.5**halvings)
-    return Position(**broadcast(ranks, asdict(position))), metrics
+    return Position(**position), place.metrics
 
 
 def share(count: int, ranks: Collectives) -> tuple[int, int]:

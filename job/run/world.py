@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 IN_TOUCH = 1.0  # seconds between two meetings of ranks that prepare something
 SETUP_TIMEOUT = 900.0  # seconds: a slow download is the longest of what comes before the first step
+LEAVING_TIMEOUT = 60.0  # seconds
 
 
 def join(config: Config) -> Collectives:
@@ -119,9 +120,20 @@ def prepared(ranks: Collectives, stop: threading.Event, work: Callable[[], T]) -
         return outcome.result()
 
 
+def stop_if_told(ranks: Collectives, stop: threading.Event, when: str) -> None:
+    """End all ranks here if any of them was told to stop. Raises PreemptedError, on all."""
+    if any(ranks.gather(stop.is_set(), "stop")):
+        raise PreemptedError(f"stopped {when}")
+
+
 def broadcast(ranks: Collectives, value: Any) -> Any:
     """Rank 0's value (anything that JSON can hold) on all ranks."""
     return ranks.gather(value if ranks.rank == 0 else None, "broadcast")[0]
+
+
+def expect_the_end(ranks: Collectives) -> None:
+    """From here on this process may take `LEAVING_TIMEOUT` to end: Horovod, and what Python waits for, may hang."""
+    Watchdog(ranks.rank, "the end of its process", LEAVING_TIMEOUT)
 
 
 @contextlib.contextmanager

@@ -71,6 +71,7 @@ class Suite:
             attempt = self.site.start(faults[0].ranks)
             code = attempt.wait(LONGEST)
             expect(outcomes[-1], code == 0, f"the same command did not finish the run: exit code {code}")
+            expect(outcomes[-1], not attempt.began_elsewhere(), attempt.began_elsewhere())
             self._check(outcomes[-1], expected)
         return outcomes
 

@@ -10,14 +10,19 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
+import psutil
 
-from tests.chaos.job import AFTER, LONGEST, Attempt, Site, clear
+from tests.chaos.job import AFTER, EPOCHS, LONGEST, STEPS, Attempt, Site, clear
 from tests.horovod_keras.pods import Network, Pods, until
 
 ENDED = 60.0
 """Seconds within which all processes of a job that was struck must have ended."""
+PREEMPTED = 30.0
+"""Seconds within which all processes of a job that was told to stop must have ended."""
 LAUNCHER = -1
 STEPPING = ("mid-epoch", "writing a checkpoint")
+NEARLY_DONE = (EPOCHS - 1) * STEPS - STEPS // 2
+"""Steps on the disk from which on a job that is told to stop may be past its last one: some are still being written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +38,9 @@ class Fault:
     seed: int = 0
 
     def __str__(self) -> str:
-        whom = {"rank": f" of rank {self.victim}", "launcher": " of the launcher"}.get(self.kind.partition(" ")[2], "")
-        return f"{self.kind.partition(' ')[0]}{whom}" if whom else self.kind
+        what, _, whom = self.kind.rpartition(" ")
+        named = {"rank": f" of rank {self.victim}", "launcher": " of the launcher"}.get(whom)
+        return f"{what}{named}" if named else self.kind
 
 
 @dataclass(kw_only=True)
@@ -76,7 +82,7 @@ def struck_by_signal(site: Site, fault: Fault) -> Outcome:
     """One of SIGNALS, to a rank or to the launcher."""
     attempt, since = begin(site, fault)
     name = fault.kind.partition(" ")[0]
-    processes = attempt.ranks()
+    processes, made = attempt.ranks(), site.newest()
     if fault.victim != LAUNCHER and fault.victim not in processes:
         attempt.wait(LONGEST)
         raise MissedError
@@ -90,15 +96,37 @@ def struck_by_signal(site: Site, fault: Fault) -> Outcome:
         expect(outcome, outcome.code == -signal.SIGKILL, f"exit code {outcome.code}")
     elif not outcome.went_on:
         expect(outcome, outcome.code == 1, f"exit code {outcome.code}")
-    told = name in ("SIGTERM", "SIGINT") and fault.moment in STEPPING and not outcome.went_on
-    if told:
+    if name in ("SIGTERM", "SIGINT"):
+        expect(outcome, not outcome.went_on or made >= NEARLY_DONE, "the signal was ignored")
+    # Until Python runs our first line a signal just kills; and horovodrun kills its ranks 5 s after it has told them.
+    heard = STEPPING if fault.victim == LAUNCHER else set(AFTER) - {"starting"}
+    if name in ("SIGTERM", "SIGINT") and fault.moment in heard and not outcome.went_on:
         expect(outcome, "Exit code: 75" in attempt.output(), "no rank exited with 75")
         expect(outcome, outcome.repeated == 0, "steps were lost although there was time to save")
+        expect(outcome, outcome.seconds < PREEMPTED, f"the end took {outcome.seconds:.0f} s")
     if fault.victim != LAUNCHER and name in ("SIGKILL", "SIGSTOP") and not outcome.went_on:
         # Of a rank that has ended horovodrun tells, and then ends the others, which may be too busy to tell of it too.
         launchers = name == "SIGKILL" and f"Process {fault.victim} exit with status code 137" in attempt.output()
         named = "error: rank" in attempt.output() or (launchers and fault.moment not in STEPPING)
         expect(outcome, named, "no line names a rank and what it waited for")
+    return outcome
+
+
+def out_of_memory(site: Site, fault: Fault) -> Outcome:
+    """A rank gets no more memory from here on: it raises, or a library ends it."""
+    attempt, since = begin(site, fault)
+    victim = attempt.ranks().get(fault.victim)
+    try:
+        assert victim is not None
+        victim.rlimit(psutil.RLIMIT_AS, (victim.memory_info().vms, -1))
+    except (AssertionError, psutil.NoSuchProcess):
+        attempt.wait(LONGEST)
+        raise MissedError from None
+    outcome = end(attempt, fault, since, tracebacks=True)
+    if not outcome.went_on:
+        expect(outcome, outcome.code == 1, f"exit code {outcome.code}")
+        named = ("error: rank", f"Process {fault.victim} exit with status code")
+        expect(outcome, any(line in attempt.output() for line in named), "no line names a rank")
     return outcome
 
 
@@ -126,12 +154,13 @@ def disk_read_only(site: Site, fault: Fault) -> Outcome:
 
 def data_changed(site: Site, fault: Fault) -> Outcome:
     """Between two parts of a run one pixel of the data becomes another."""
+    begun(site, fault)
     before = site.data.read_bytes()
     with np.load(site.data) as file:
         arrays = dict(file)
     arrays["x_train"][0, 0, 0] ^= 1
     np.savez(site.data, **arrays)
-    outcome = refused(site, fault, "--data is")
+    outcome = refused(site, fault, "holds a run on other images")
     site.data.write_bytes(before)
     return outcome
 
@@ -148,10 +177,7 @@ def checkpoint_flipped(site: Site, fault: Fault) -> Outcome:
 
 def damaged(site: Site, fault: Fault, change: Callable[[bytes, int], bytes]) -> Outcome:
     """The job goes on from the checkpoint before the newest, and says so."""
-    if not site.checkpoints():
-        first = begin(site, Fault(kind="none", ranks=fault.ranks, moment="mid-epoch", seed=fault.seed))[0]
-        clear(first.ranks()[0], signal.SIGTERM)
-        first.wait(ENDED)
+    begun(site, fault)
     newest, made = site.checkpoints()[-1], site.saved()
     data = newest.read_bytes()
     newest.write_bytes(change(data, random.Random(fault.seed).randrange(len(data))))
@@ -163,6 +189,14 @@ def damaged(site: Site, fault: Fault, change: Callable[[bytes, int], bytes]) -> 
     expect(outcome, outcome.code == 0, f"exit code {outcome.code}")
     expect(outcome, bool(outcome.said), "the damage was not reported")
     return outcome
+
+
+def begun(site: Site, fault: Fault) -> None:
+    """Have a run with checkpoints, by one that is told to stop where there is none."""
+    if not site.checkpoints():
+        first = begin(site, Fault(kind="none", ranks=fault.ranks, moment="mid-epoch", seed=fault.seed))[0]
+        clear(first.ranks()[0], signal.SIGTERM)
+        first.wait(ENDED)
 
 
 def port_taken(site: Site, fault: Fault) -> Outcome:
@@ -195,7 +229,9 @@ def network_cut(site: Site, fault: Fault) -> Outcome:
         outcome = Outcome(fault=fault, went_on=True, seconds=time.monotonic() - since, code=max(codes))
         said = [line for line in pods.log(1).splitlines() if "nothing heard" in line]
         outcome.said = f"old ranks ended after {ended:.0f} s; " + (said[0] if said else "")
+        last = [line for line in pods.log(0).splitlines() if "training in" in line][-1]
     expect(outcome, codes == [0, 0], f"exit codes {codes}")
+    expect(outcome, "going on after" in last, "the new world did not go on from what was saved")
     expect(outcome, site.saved() > before and site.finished(), "the run was not finished")
     return outcome
 
@@ -222,18 +258,19 @@ def begin(site: Site, fault: Fault) -> tuple[Attempt, float]:
     return attempt, time.monotonic()
 
 
-def end(attempt: Attempt, fault: Fault, since: float, limit: float = ENDED) -> Outcome:
-    """Wait for the end of all processes, and look at what is left."""
+def end(attempt: Attempt, fault: Fault, since: float, limit: float = ENDED, *, tracebacks: bool = False) -> Outcome:
+    """Wait for the end of all processes, and look at what is left; only where a rank must raise it may say so."""
     code = attempt.wait(LONGEST)
     outcome = Outcome(fault=fault, seconds=time.monotonic() - since, code=code)
     outcome.went_on = attempt.site.finished() and code == 0
     lines = [line for line in attempt.output().splitlines() if line.startswith("[")]
-    said = [line.partition(">:")[2] for line in lines if "error: " in line or "stopped after" in line]
+    said = [line.partition(">:")[2] for line in lines if "error: " in line or "goes on from there" in line]
     outcome.said = said[0] if said else ""
     if not outcome.went_on:
         outcome.repeated = max(0, attempt.steps_made() - attempt.site.saved())
         expect(outcome, outcome.seconds < limit, f"the end took {outcome.seconds:.0f} s")
-    expect(outcome, not any("Traceback" in line for line in lines), "a rank printed a traceback")
+    expect(outcome, tracebacks or not any("Traceback" in line for line in lines), "a rank printed a traceback")
+    expect(outcome, not attempt.began_elsewhere(), attempt.began_elsewhere())
     return outcome
 
 
@@ -246,6 +283,7 @@ def expect(outcome: Outcome, right: bool, wrong: str) -> None:
 KINDS: dict[str, tuple[Callable[[Site, Fault], Outcome], int]] = {
     **{f"{name} rank": (struck_by_signal, 6) for name in SIGNALS},
     **{f"{name} launcher": (struck_by_signal, 3) for name in SIGNALS},
+    "out of memory rank": (out_of_memory, 3),
     "disk full": (disk_full, 3),
     "disk read-only": (disk_read_only, 2),
     "checkpoint cut": (checkpoint_cut, 2),
@@ -269,8 +307,10 @@ def draw(count: int, seed: int, site: Site) -> list[Fault]:
     for kind in drawn[:count]:
         ranks = 2 if kind == "network cut" else generator.randint(2, 4)
         victim = generator.randrange(ranks) if kind.endswith("rank") else LAUNCHER
-        during = KINDS[kind][0] is struck_by_signal
-        moments = list(AFTER) if during else ["first step", *STEPPING]
+        during = KINDS[kind][0] in (struck_by_signal, out_of_memory)
+        # After its last exchange nobody waits for a rank any more, and the launcher waits for one that stands still.
+        still = {"finishing"} if kind == "SIGSTOP rank" else set()
+        moments = [moment for moment in AFTER if moment not in still] if during else ["first step", *STEPPING]
         moment = generator.choice(moments) if during or kind == "disk full" else ""
         faults.append(Fault(kind=kind, ranks=ranks, victim=victim, moment=moment, seed=generator.randrange(2**31)))
     return faults

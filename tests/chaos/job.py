@@ -111,6 +111,11 @@ class Site:
         """The positions on the disk, oldest first."""
         return sorted((self.run / "checkpoints").glob("step-*.safetensors"))
 
+    def newest(self) -> int:
+        """Steps, since the run's beginning, that the newest checkpoint holds by its name: the file may go meanwhile."""
+        names = [path.name.split(".")[0].split("-") for path in self.checkpoints()]
+        return max((int(epoch) * STEPS + int(step) for _, epoch, step in names), default=0)
+
     def saved(self) -> int:
         """Steps, since the run's beginning, that the newest undamaged checkpoint holds."""
         for path in reversed(self.checkpoints()):
@@ -134,6 +139,8 @@ class Attempt:
     def __init__(self, site: Site, ranks: int) -> None:
         self.site, self.size = site, ranks
         self.began = time.time()
+        self.saved = site.saved()
+        """Steps that it must go on from."""
         self._from = site.log.stat().st_size if site.log.exists() else 0
         launcher = [str(Path(sys.executable).with_name("horovodrun")), "-np", str(ranks)]
         with site.log.open("a") as log:
@@ -184,9 +191,22 @@ class Attempt:
 
     def steps_made(self) -> int:
         """The most steps, since the run's beginning, that any rank has told of."""
-        said = re.findall(r"(waited for|for|after) (?:step (\d+) of )?epoch (\d+)", self.output())
-        made = [(int(e) - bool(step)) * STEPS + (int(step) - (how != "after") if step else 0) for how, step, e in said]
-        return max(made, default=0)
+        return max(self._told("waited for|for|after"), default=0)
+
+    def began_elsewhere(self) -> str:
+        """What is wrong with where this attempt went on from; empty if that is what was saved, or it did not train."""
+        begun, trains = self._told("going on after"), f"on {self.size} rank(s)" in self.output()
+        if not trains or (begun or [0]) == [self.saved]:
+            return ""
+        return f"it began after step {begun or 0} of the run, and {self.saved} were saved"
+
+    def _told(self, words: str) -> list[int]:
+        """The steps, since the run's beginning, that lines with these words tell of."""
+        said = re.findall(rf"({words}) (?:step (\d+) of )?epoch (\d+)", self.output())
+        return [
+            (int(epoch) - bool(step)) * STEPS + (int(step) - (not how.endswith("after")) if step else 0)
+            for how, step, epoch in said
+        ]
 
 
 def _partial(attempt: Attempt) -> Iterator[os.DirEntry[str]]:
@@ -206,11 +226,21 @@ MOMENTS = {
     "reading data": lambda a: any((a.site.folder / "cache/fashion-job/arrow").glob("*")),
     "first step": lambda a: a.new(a.site.run / "environment.json"),
     "mid-epoch": lambda a: any(a.new(path) for path in a.site.checkpoints()),
+    "evaluation": lambda a: any(a.new(path) for path in a.site.checkpoints() if f"-{EPOCHS:05d}-" in path.name),
+    "finishing": lambda a: a.new(a.site.run / ".partial.keras") or a.new(a.site.run / "model.keras"),
     "writing a checkpoint": lambda a: any(_partial(a)),
 }
 """What tells, from outside, that a job has come so far."""
 
-AFTER = {"starting": 6.0, "reading data": 0.5, "first step": 3.0, "mid-epoch": 2.0, "writing a checkpoint": 0.0}
+AFTER = {
+    "starting": 6.0,
+    "reading data": 0.5,
+    "first step": 3.0,
+    "mid-epoch": 2.0,
+    "evaluation": 1.0,
+    "finishing": 1.0,
+    "writing a checkpoint": 0.0,
+}
 """The most seconds, drawn at random, between that sign and the fault."""
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.chaos.__main__ import Suite, chains
 from tests.chaos.faults import KINDS, Fault, Outcome, draw
-from tests.chaos.job import Site
+from tests.chaos.job import STEPS, Attempt, Site
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -19,12 +19,26 @@ def test_a_run_that_is_struck_again_and_again_ends_as_if_it_had_not_been(tmp_pat
     faults = [
         Fault(kind="SIGKILL rank", ranks=2, victim=1, moment="mid-epoch"),
         Fault(kind="SIGTERM rank", ranks=2, victim=0, moment="writing a checkpoint"),
+        Fault(kind="data changed", ranks=2),
         Fault(kind="checkpoint flipped", ranks=2, seed=1),
     ]
     with Site(tmp_path) as site:
         outcomes = Suite(site).run(faults)
     assert not wrong(outcomes)
-    assert [outcome.went_on for outcome in outcomes] == [False, False, True]
+    assert [outcome.went_on for outcome in outcomes] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("where", "wrong"),
+    [("; going on after step 5 of epoch 2", False), ("; going on after epoch 1", True), ("", True)],
+)
+def test_an_attempt_that_did_not_go_on_from_what_was_saved_is_noticed(tmp_path: Path, where: str, wrong: bool) -> None:
+    attempt = object.__new__(Attempt)  # no job is needed to read what one has said
+    attempt.site, attempt.size, attempt.saved, attempt._from = Site(tmp_path), 2, STEPS + 5, 0
+    attempt.site.log.write_text("")
+    assert not attempt.began_elsewhere()
+    attempt.site.log.write_text(f"[0]<stdout>:training in runs on 2 rank(s), images{where}\n")
+    assert bool(attempt.began_elsewhere()) == wrong
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,13 @@ def test_halving_ends_after_a_bounded_number(launch, tmp_path) -> None:
     # The same command does not try for ever.
     again = train(launch, 0, tmp_path / "run", "--learning-rate", "1e38", "--on-nan", "half-rate")
     assert again.returncode == 1 and f"after {MOST_HALVINGS} halvings" in again.stderr
+
+
+def test_with_accumulated_batches_any_of_an_update_may_be_the_one(launch, tmp_path) -> None:
+    done = train(launch, 0, tmp_path / "run", "--accumulate", "2", "--learning-rate", "1e38")
+    assert done.returncode == 1
+    step = re.search(r"between steps (\d+) and (\d+) of epoch 1", done.stderr)
+    assert step and int(step[2]) - int(step[1]) == 2 and int(step[2]) % 2 == 0, done.stderr
 
 
 def test_an_infinite_gradient_on_one_rank_stops_all_and_spoils_no_checkpoint(launch, tmp_path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from horovod_keras.collectives import SingleProcess
 from job import train as job
 from job.config import resolve
 from job.errors import InputError
-from job.run import callbacks, world
+from job.run import callbacks, finish, world
 from job.run.callbacks import PreemptedError
 from job.run.checkpoints import read
 from tests.horovod_keras.pods import ROOT, processes_in, until
@@ -87,6 +88,50 @@ def test_the_record_of_an_epoch_whose_last_step_was_told_to_stop_is_kept(tmp_pat
     stop.clear()
     assert job.train(config, SingleProcess(), stop=stop, on_epoch=told.append)["status"] == "done"
     assert [line["epoch"] for line in lines(tmp_path / "run")] == [line["epoch"] for line in told] == [1, 2]
+
+
+def test_a_signal_during_an_evaluation_is_not_kept_waiting_for_the_next_step(tmp_path, monkeypatch) -> None:
+    stop = threading.Event()
+    config = resolve([SMALL | {"run": str(tmp_path / "run")}])
+    begin, choose = callbacks.Keeper.on_test_begin, finish.choose_weights
+
+    def evaluated(self, logs=None):
+        stop.set()
+        begin(self, logs)
+
+    def chosen(*arguments):
+        stop.set()
+        choose(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.Keeper, "on_test_begin", evaluated)
+        assert job.train(config, SingleProcess(), stop=stop)["status"] == "preempted"
+    assert read(sorted((tmp_path / "run/checkpoints").glob("step-*"))[-1])[1].place == (1, 0)
+    stop.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(finish, "choose_weights", chosen)
+        assert job.train(config, SingleProcess(), stop=stop)["status"] == "preempted"
+    assert not (tmp_path / "run/model.keras").exists()
+    stop.clear()
+    assert job.train(config, SingleProcess(), stop=stop)["status"] == "done"
+    assert [line["epoch"] for line in lines(tmp_path / "run")] == [1, 2]
+
+
+def test_a_signal_at_the_very_start_ends_a_rank_with_75_too(tmp_path) -> None:
+    command = [sys.executable, "-m", "job.train", *flags(**SMALL), "--run", str(tmp_path / "run")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        caught = f"/proc/{process.pid}/status"
+        until("the handler is set", lambda: _catches(Path(caught), signal.SIGTERM), 10)
+        process.terminate()
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75 and "stopped before the first step" in output
+    assert not (tmp_path / "run").exists()
+
+
+def _catches(status: Path, number: signal.Signals) -> bool:
+    (mask,) = (line.split()[1] for line in status.read_text().splitlines() if line.startswith("SigCgt"))
+    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 def _stop_at(monkeypatch: pytest.MonkeyPatch, stop: threading.Event, step: int) -> None:
@@ -161,3 +206,47 @@ def test_a_signal_before_the_first_step_ends_all_ranks_with_75(tmp_path) -> None
     until("the end", lambda: process.poll() is not None, 60)
     assert time.monotonic() - start < 30
     assert "stopped before the first step" in log.read_text() and "Exit code: 75" in log.read_text()
+
+
+# What is wrong on one host only: its weights are missing.
+MISSING_THERE = """
+import os, sys
+sys.argv += ["--weights", "none" if os.environ["HOROVOD_RANK"] == "0" else "/nowhere.h5"]
+from horovod_keras.environment import launched_rank
+from job import train
+from job.errors import run_main
+run_main(train.main, quiet=launched_rank() != 0)
+"""
+
+
+@pytest.mark.parametrize("wrong", ["/nowhere.h5", "halvings.json"])
+def test_what_one_rank_alone_finds_wrong_ends_all_with_the_reason(launch, tmp_path, wrong) -> None:
+    script, run = tmp_path / "script.py", tmp_path / "run"
+    script.write_text(MISSING_THERE if wrong == "/nowhere.h5" else MISSING_THERE.replace("/nowhere.h5", "none"))
+    run.mkdir()
+    if wrong == "halvings.json":
+        (run / wrong).write_text("[")
+    without = {name: value for name, value in SMALL.items() if name != "weights"}
+    done = launch(2, str(script), *flags(**without), "--run", run)
+    assert "Exit code: 2" in done.stderr, done.stderr
+    assert len([line for line in done.stderr.splitlines() if "error: " in line and wrong in line]) == 1
+
+
+# Horovod's shutdown hangs where another rank stands still.
+NEVER_LEAVES = """
+import time
+from horovod_keras.collectives import SingleProcess
+from job import train
+from job.errors import run_main
+from job.run import world
+SingleProcess.leave = lambda self: time.sleep(100)
+world.LEAVING_TIMEOUT = 1.0
+train.train = lambda *arguments, **options: {"status": "done"}
+run_main(train.main)
+"""
+
+
+def test_a_process_that_cannot_leave_the_others_ends_and_says_so(launch) -> None:
+    done = launch(0, "-c", NEVER_LEAVES, timeout=60)
+    assert done.returncode == 1
+    assert "waited 1 s for the end of its process: giving up" in done.stderr

@@ -16,6 +16,8 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
 
+HUGE = [f"epochs: 0x{'f' * 10_000}", f"0x{'f' * 10_000}", "epochs: 4000000000", "accumulate: 4000000000"]
+
 
 @settings(max_examples=300, deadline=None)
 @given(text=st.text(st.sampled_from("ab:[]{}!&*-|>?#'\"\n \t%@`0123.~_"), max_size=60))
@@ -34,7 +36,7 @@ def test_any_text_is_a_value_or_one_line(text: str) -> None:
         assert str(error) and "\n" not in str(error) and len(str(error)) < 400
 
 
-@pytest.mark.parametrize("text", [BOMB, "epochs: !!int x", "[" * 600, "- 1", "epochs: [" + "1, " * 9999 + "1]"])
+@pytest.mark.parametrize("text", [BOMB, "epochs: !!int x", "[" * 600, "- 1", "epochs: [" + "1, " * 9999 + "1]", *HUGE])
 def test_a_configuration_of_that_kind_is_refused_in_one_short_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text)

@@ -25,9 +25,7 @@ def interrupted(site: Site, ranks: int, seed: int) -> int:
 
     def far_enough() -> bool:
         assert attempt.process.poll() is None, attempt.output()
-        # By their names: the job removes the older ones meanwhile.
-        names = [path.name.split(".")[0].split("-") for path in site.checkpoints()]
-        return any(int(epoch) * STEPS + int(step) >= least for _, epoch, step in names)
+        return site.newest() >= least
 
     until(f"step {least}", far_enough, LONGEST)
     attempt.ranks()[0].send_signal(signal.SIGTERM)

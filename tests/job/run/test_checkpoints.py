@@ -1,12 +1,16 @@
 """Checkpoint files: what a killed writer or a bad disk leaves behind."""
 
+import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
+import pytest
+import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from job.run.checkpoints import Checkpoints, Position, read
+from job.run.checkpoints import Checkpoints, Position, put_in_place, read
 
 
 def save(checkpoints: Checkpoints, epoch: int) -> None:
@@ -32,6 +36,48 @@ def test_a_damaged_position_is_not_one_of_the_two_that_are_kept(tmp_path: Path) 
         save(checkpoints, epoch)
     assert [read(path)[1].epoch for path in sorted(tmp_path.glob("step-*"))] == [2, 3]
     assert [path.name for path in tmp_path.glob("damaged-*")] == [f"damaged-{newest.name}"]
+
+
+def test_what_cannot_be_read_is_named_and_the_one_before_it_used_while_there_is_one(tmp_path: Path, caplog) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 1)
+    unreadable = tmp_path / "step-00002-0000000.0123456789abcdef.safetensors"
+    unreadable.mkdir()  # EISDIR, for EIO or ESTALE
+    found = checkpoints.last()
+    assert found is not None and found[1].epoch == 1
+    assert str(unreadable) in caplog.text and "the one before it is used" in caplog.text
+    next(tmp_path.glob("step-*")).write_bytes(b"")
+    assert checkpoints.last() is None
+    assert caplog.text.strip().endswith("none is left: from the beginning")
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_after(tmp_path: Path, monkeypatch) -> None:
+    flushed = []
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: flushed.append((Path(f"/proc/self/fd/{handle}").readlink(), names()))
+    )
+
+    def names() -> list[str]:
+        return [path.name for path in tmp_path.iterdir()]
+
+    (tmp_path / ".partial").write_bytes(b"model")
+    put_in_place(tmp_path / ".partial", tmp_path / "model")
+    assert flushed == [(tmp_path / ".partial", [".partial"]), (tmp_path, ["model"])]
+
+
+@pytest.mark.parametrize(
+    "position",
+    ["[" * 100_000, '{"epoch": 1', "[1]", '{"epoch": "1"}', '{"epoch": -1}', '{"epoch": true}', '{"epoch": 1e999}']
+    + [f'{{"epoch": 1, "seconds": {value}}}' for value in ("NaN", '"1"', "9" * 400, "9" * 5000)],
+)
+def test_a_position_that_no_run_has_is_damage(tmp_path: Path, position: str) -> None:
+    data = safetensors.numpy.save({"model 0000": np.zeros(1)}, metadata={"position": position})
+    path = tmp_path / f"step-00001-0000000.{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"\S") as raised:
+        read(path)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 300
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -3,13 +3,18 @@
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import filelock
+import numpy as np
 import pytest
 
+from horovod_keras.collectives import SingleProcess
 from job.config import resolve
-from job.run import folder
+from job.run import folder, start
+from job.run.callbacks import PreemptedError
+from job.run.checkpoints import Position
 from tests.horovod_keras.pods import Pods, until
 
 TRAIN = [
@@ -33,6 +38,25 @@ def test_it_is_refused_to_a_job_on_one_machine_and_free_when_its_holder_is_kille
             folder.RunFolder(config, "data")
         holder.send_signal(signal.SIGKILL)
     folder.RunFolder(config, "data")
+
+
+def test_it_stays_in_use_until_its_last_checkpoint_is_written(tmp_path) -> None:
+    run = folder.RunFolder(resolve([{"run": tmp_path}]), "data")
+    run.checkpoints.save({"model 0000": np.zeros(50_000_000, np.float32)}, Position(epoch=1))
+    del run
+    with filelock.FileLock(tmp_path / ".lock", timeout=60):
+        assert list((tmp_path / "checkpoints").glob("step-*"))
+
+
+def test_whoever_is_told_to_stop_while_the_folder_is_in_use_stops_soon(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOROVOD_ELASTIC", "1")  # an elastic rank may be alone, and waits as long as many would
+    stop = threading.Event()
+    with filelock.FileLock(tmp_path / ".lock"):
+        threading.Timer(7, stop.set).start()
+        begun = time.monotonic()
+        with pytest.raises(PreemptedError, match="before the first step"):
+            start.open_folder(resolve([{"run": tmp_path}]), "data", SingleProcess(), stop)
+    assert 6 < time.monotonic() - begun < 12
 
 
 def test_ranks_on_several_machines_wait_for_the_lock_of_one_that_was_lost(tmp_path) -> None:
