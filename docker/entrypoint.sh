@@ -47,9 +47,9 @@ check_runs() {
         "$(stat -c '%u, group %g, mode %a' /runs). Give it to uid 1000 or to group 0 with write permission, or start with --user."
 }
 
-# Gradients of the ranks of a container go through /dev/shm, 26 MiB a rank, or more slowly where there is no room.
+# NCCL has its buffers there. Ranks on processors share memory that lies in no folder.
 check_ranks_memory() {
-    [ "$1" -le 1 ] || check_shared_memory $(($1 * 26)) "$1 ranks in one container"
+    [ "$1" -le 1 ] || [ ! -e /dev/nvidiactl ] || check_shared_memory $(($1 * 32)) "NCCL between $1 ranks"
 }
 
 check_shared_memory() {
@@ -165,6 +165,7 @@ evaluate | predict | export | fetch)
     ;;
 python | mpirun | ray)
     find_data
+    [ "$command" != mpirun ] || check_shared_memory 64 MPI
     exec "$command" "$@"
     ;;
 bash | sh) exec "$command" "$@" ;;

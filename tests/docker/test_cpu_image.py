@@ -203,8 +203,9 @@ def test_data_in_the_right_place_is_found(podman, cpu_image, fashion_mnist_dir) 
     assert findings["Fashion-MNIST"]["found"] == "60,000 + 10,000 images in /data"
 
 
-def test_too_little_shared_memory_is_one_line(podman, cpu_image, runs) -> None:
-    command = ["train", "-np", "2", "--dataset=garments", "--weights=none", "--run=/runs/train", "--epochs=0"]
+@pytest.mark.parametrize("command", [["sweep", "--out=/runs/search", "--trials=0"], ["mpirun", "--version"]])
+def test_too_little_shared_memory_is_one_line(podman, cpu_image, runs, command) -> None:
     done = podman("run", "--rm", *READ_ONLY, "--shm-size=1m", "--volume", f"{runs}:/runs", cpu_image, *command)
     (line,) = (line for line in done.stderr.splitlines() if "/dev/shm" in line)
-    assert line.startswith("warning: /dev/shm is too small for 2 ranks in one container: received 1 MiB.")
+    who = {"sweep": "Ray", "mpirun": "MPI"}[command[0]]
+    assert line.startswith(f"warning: /dev/shm is too small for {who}: received 1 MiB.")
