@@ -16,6 +16,7 @@ def tables(folder: Path) -> dict[str, str]:
     found = {"schema": schema()}
     if (folder / "real/trials.parquet").exists():
         found["search"] = search(folder / "real")
+        found["search in brief"] = brief(folder / "real")
     if (folder / "asha.json").exists():
         found["asha"] = asha(json.loads((folder / "asha.json").read_text()))
     if (folder / "overhead.json").exists():
@@ -59,11 +60,24 @@ def search(folder: Path) -> str:
         ]
         for group in groups:
             shown = " | ".join(_short(group[0].settings[name]) for name in names)
-            spread = 100 * records.spread(group)
-            mean = 100 * sum(trial.score for trial in group) / len(group)
-            lines.append(f"| {len(group)} seeds | {shown} | {mean:.2f} ± {spread:.2f} |")
+            lines.append(f"| {len(group)} seeds | {shown} | {_percent(group)} |")
     lines += ["", f"The winner's one look at the test set: **{100 * result['test_accuracy']:.2f} %**."]
     return "\n".join(lines)
+
+
+def brief(folder: Path) -> str:
+    """The same in a sentence or two."""
+    parts = json.loads((folder / "environment.json").read_text())
+    rows = records.read(folder / "trials.parquet")
+    trials = records.summaries(rows, "search")
+    result = json.loads((folder / "result.json").read_text())
+    group = records.groups_of_seeds(records.summaries(rows, "confirm"))[0]
+    settings = ", ".join(f"{name} {_short(value)}" for name, value in group[0].settings.items() if name != "seed")
+    minutes = sum(part["seconds"] for part in parts) / 60
+    return (
+        f"{len(trials)} trials and {len(group)} seeds of each of the best, {minutes:.0f} minutes: {settings}.\n"
+        f"Validation accuracy {_percent(group)}; the test set, seen once: {100 * result['test_accuracy']:.2f} %."
+    )
 
 
 def asha(record: dict[str, Any]) -> str:
@@ -90,6 +104,11 @@ def _row(trial: Summary, names: list[str], on_front: bool) -> str:
     shown = " | ".join(_short(trial.settings[name]) for name in names)
     mark = " ◆" if on_front else ""
     return f"| {trial.number}{mark} | {shown} | {trial.epochs} | {100 * trial.score:.2f} | {trial.cost:.0f} |"
+
+
+def _percent(group: list[Summary]) -> str:
+    mean = sum(trial.score for trial in group) / len(group)
+    return f"{100 * mean:.2f} ± {100 * records.spread(group):.2f} %"
 
 
 def _short(value: Any) -> str:
