@@ -28,7 +28,7 @@ OPTIONS += ["--checkpoint-every", "0.5", "--step-timeout", "15", "--threads", "1
 """240 images in 20 batches of 12, which 2, 3 and 4 ranks share equally."""
 LIMITS = {
     "HOROVOD_GLOO_TIMEOUT_SECONDS": "25",
-    "HOROVOD_STALL_CHECK_TIME_SECONDS": "10",
+    "HOROVOD_STALL_CHECK_TIME_SECONDS": "4",
     "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "20",
 }
 """Shorter than the defaults, so that a fault is over sooner."""
