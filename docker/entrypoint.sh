@@ -42,7 +42,7 @@ option() {
 }
 
 check_runs() {
-    case ${1:-/runs} in /runs | /runs/* | runs | runs/*) ;; *) return 0 ;; esac
+    case ${1:-/runs} in /runs | /runs/* | runs | runs/* | ./runs | ./runs/*) ;; *) return 0 ;; esac
     [ -w /runs ] || refuse "/runs can't be written to: received uid $(id -u) with groups $(id -G), and a folder of uid" \
         "$(stat -c '%u, group %g, mode %a' /runs). Give it to uid 1000 or to group 0 with write permission, or start with --user."
 }
@@ -78,11 +78,15 @@ find_data() {
 
 refuse_stray_data() {
     [ -z "${FASHION_MNIST_DIR-}" ] && [ ! -d /data/fashion-job/fashion-mnist ] || return 0
-    for place in $(awk '$2 !~ "^/(proc|sys|dev|etc|run|tmp|runs)?(/|$)" && $2 != "/" { print $2 }' /proc/mounts); do
-        found=$(holding_data "$place" 2)
+    # Spaces are written as \040 there.
+    places=$(awk '$2 !~ "^/((proc|sys|dev|etc|run)(/.*)?|tmp|runs)?$" { print $2 }' /proc/mounts)
+    while read -r place; do
+        found=$(holding_data "$(printf '%b' "$place")" 2)
         [ -z "$found" ] ||
-            refuse "Fashion-MNIST must be in /data: received it in $found. Mount it at /data, or add --env FASHION_MNIST_DIR=$found."
-    done
+            refuse "Fashion-MNIST must be in /data: received it in $found. Mount it at /data, or add --env FASHION_MNIST_DIR='$found'."
+    done <<TEXT
+$places
+TEXT
 }
 
 wants_real_data() {
@@ -91,11 +95,19 @@ wants_real_data() {
 
 train() {
     ranks=1
-    if [ "${1-}" = -np ]; then
+    case ${1-} in
+    -np)
         ranks=${2-}
-        case $ranks in '' | 0* | *[!0-9]*) refuse "-np needs a number of ranks from 1: received '$ranks'." ;; esac
-        shift 2
-    fi
+        shift
+        [ $# -eq 0 ] || shift
+        ;;
+    -np=*)
+        ranks=${1#-np=}
+        shift
+        ;;
+    esac
+    case $ranks in '' | 0* | *[!0-9]*) refuse "-np needs a number of ranks from 1: received '$ranks'." ;; esac
+    case " $* " in *' -np'[' =']* | *' --np'[' =']*) refuse "the number of ranks comes first: train -np N OPTIONS." ;; esac
     case " $* " in *' --help '* | *' -h '* | *' --print-config '*) exec python -m job.train "$@" ;; esac
     check_runs "$(option --run "$@")"
     find_data
@@ -114,14 +126,25 @@ sweep() {
     exec python -m tune.sweep "$@"
 }
 
+# Processes that train in this container.
+ranks_here() {
+    for process in /proc/[0-9]*; do
+        case $(cat "$process/comm" 2>/dev/null) in python*) echo "${process#/proc/}" ;; esac
+    done
+}
+
 # Not root, and without a key in the image: the host key is made here, and who may come in is told by a mounted folder.
 sshd() {
+    [ $# -eq 0 ] || refuse "sshd takes no options: received '$*'. SSH_PORT and SSH_AUTH name another port and folder of keys."
     keys=${SSH_AUTH:-/etc/ssh-auth}
-    [ -r "$keys/authorized_keys" ] ||
+    [ -e "$keys/authorized_keys" ] ||
         refuse "sshd lets nobody in without $keys/authorized_keys. Mount a folder with that file there, or name it in SSH_AUTH."
+    [ -r "$keys/authorized_keys" ] ||
+        refuse "$keys/authorized_keys can't be read: received uid $(id -u), and a file of uid" \
+            "$(stat -c '%u, group %g, mode %a' "$keys/authorized_keys" 2>/dev/null)."
     id -un >/dev/null 2>&1 || refuse "sshd needs a user with a name: received uid $(id -u). Start with --user 1000:0."
     find_data
-    folder=$(mktemp -d)
+    folder=$(mktemp -d 2>/dev/null) || refuse "/tmp can't be written to. Start the container with --tmpfs /tmp."
     ssh-keygen -q -t ed25519 -N '' -f "$folder/host_key"
     # A session has none of the container's variables but these.
     names='PATH|HOME|XDG_CACHE_HOME|LD_LIBRARY_PATH|(PYTHON|TF_|FASHION_|HOROVOD_|NCCL_|OMPI_MCA_)[A-Z0-9_a-z]*'
@@ -136,9 +159,30 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 X11Forwarding no
 AllowTcpForwarding no
-SetEnv $(env | grep -E "^($names)=" | sed 's/\(.*\)/"\1"/' | tr '\n' ' ')
+SetEnv $(env | grep -E "^($names)=" | sed 's/["\\]/\\&/g; s/\(.*\)/"\1"/' | tr '\n' ' ')
 TEXT
-    exec /usr/sbin/sshd -D -e -f "$folder/config"
+    /usr/sbin/sshd -D -e -f "$folder/config" &
+    server=$! told=
+    # sshd would leave its sessions to be killed: the ranks in them are to save.
+    trap 'told=$(ranks_here); kill -TERM ${told:-$server}' TERM INT
+    wait "$server" || code=$?
+    [ -n "$told" ] || exit "${code:-0}"
+    while [ "$(ranks_here)" ]; do sleep 0.2; done
+    kill -TERM "$server" 2>/dev/null || true
+    exit 75
+}
+
+# Told to stop, mpirun tells the ranks, and ends with 1 whatever they end with.
+run_mpi() {
+    mpirun "$@" &
+    child=$! told=
+    trap 'told=yes; kill -TERM "$child"' TERM INT
+    while :; do
+        wait "$child" && code=0 || code=$?
+        kill -0 "$child" 2>/dev/null || break
+    done
+    [ -z "$told" ] || [ "$code" = 0 ] || code=75
+    exit "$code"
 }
 
 command=${1-}
@@ -147,10 +191,12 @@ case $command in
 '' | help | --help | -h) usage ;;
 train) train "$@" ;;
 sweep) sweep "$@" ;;
-sshd) sshd ;;
+sshd) sshd "$@" ;;
 launch)
-    check_runs
+    case " $* " in *' --help '* | *' -h '*) exec python -m horovod_keras.launch "$@" ;; esac
+    check_runs "$(option --run "$@")"
     find_data
+    if wants_real_data "$@"; then refuse_stray_data; fi
     ranks=$(option --ranks-per-pod "$@")
     case ${ranks:=${HOROVOD_LAUNCH_RANKS_PER_POD:-1}} in *[!0-9]*) ;; *) check_ranks_memory "$ranks" ;; esac
     exec python -m horovod_keras.launch "$@"
@@ -161,11 +207,16 @@ doctor)
     ;;
 evaluate | predict | export | fetch)
     find_data
+    if [ "$command" = fetch ] && wants_real_data "$@"; then refuse_stray_data; fi
     exec python -m "job.$command" "$@"
     ;;
 python | mpirun | ray)
     find_data
-    [ "$command" != mpirun ] || check_shared_memory 64 MPI
+    case " $* " in *' job.train '*) if wants_real_data "$@"; then refuse_stray_data; fi ;; esac
+    if [ "$command" = mpirun ]; then
+        check_shared_memory 64 MPI
+        run_mpi "$@"
+    fi
     exec "$command" "$@"
     ;;
 bash | sh) exec "$command" "$@" ;;

@@ -15,6 +15,7 @@ from pathlib import Path
 UNUSED = {
     "headers": ["**/include", "**/*.h", "**/*.hpp", "**/*.cuh", "**/*.pxd"],
     "static libraries": ["**/*.a"],
+    "sources of compiled modules": ["**/*.pyx", "**/*.c", "**/*.cpp"],
     "compiler parts": ["clang", "tensorflow/xla_aot_runtime_src"],
     "maps of minified scripts": ["ray/dashboard/**/*.map"],
     "tests of other packages": [

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     if missing:
         raise InputError(
             f"--format {options.format} needs packages that aren't here: {', '.join(missing)}. "
-            "Install them: pip install --require-hashes -r requirements/export.txt"
+            "Install them, not in an image: pip install --require-hashes -r requirements/export.txt"
         )
     folder = options.run if options.run.is_dir() else options.run.parent
     out: Path = options.out or folder / "export" / wanted.file_name

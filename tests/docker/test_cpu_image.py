@@ -39,7 +39,8 @@ def test_its_labels_tell_version_revision_source_and_licence(podman, cpu_image) 
 
 
 def test_nothing_in_it_compiles_or_installs(podman, cpu_image) -> None:
-    programs = "cc gcc g++ cpp clang ld as make cmake nvcc apt apt-get dpkg pip pip3 conda uv"
+    programs = "cc gcc g++ cpp clang ld as make cmake nvcc mpicc mpic++ mpicxx h2ph"
+    programs += " apt apt-get dpkg pip pip3 conda uv cpan"
     script = f"for each in {programs}; do command -v $each; done; true"
     assert podman("run", "--rm", cpu_image, "sh", "-c", script).stdout == ""
     for module in ("pip", "ensurepip"):
@@ -48,7 +49,8 @@ def test_nothing_in_it_compiles_or_installs(podman, cpu_image) -> None:
 
 def test_no_headers_and_no_keys_are_in_it(podman, cpu_image) -> None:
     """But for the sources of the C++ operations: their digest tells that the compiled library belongs to them."""
-    names = " -o ".join(f"-name '{each}'" for each in ("*.h", "*.hpp", "ssh_host_*", "id_rsa*", "id_ed25519*"))
+    unwanted = ("*.h", "*.hpp", "*.ph", "*.pyx", "ssh_host_*", "id_rsa*", "id_ed25519*")
+    names = " -o ".join(f"-name '{each}'" for each in unwanted)
     script = f"find / -xdev -path /opt/fashion-job -prune -o \\( {names} \\) -print 2>/dev/null; true"
     assert podman("run", "--rm", cpu_image, "sh", "-c", script).stdout == ""
 
@@ -68,7 +70,7 @@ def test_the_doctor_is_content(podman, cpu_image) -> None:
     assert "mpi yes" in findings["Horovod"]["found"].lower() and "gloo yes" in findings["Horovod"]["found"].lower()
 
 
-@pytest.mark.parametrize("user", [(), ("--user", "123456:0")], ids=["uid 1000", "any uid of group 0"])
+@pytest.mark.parametrize("user", [(), ("--user", "123456:0", "--passwd=false")], ids=["uid 1000", "any uid of group 0"])
 def test_two_ranks_train_on_the_drawn_data(podman, cpu_image, tmp_path, user) -> None:
     runs = tmp_path / "runs"
     runs.mkdir()
@@ -134,6 +136,41 @@ def test_sigterm_saves_and_the_same_command_goes_on(podman, cpu_image, runs, con
     assert "epoch 1/4" not in again.stdout and "epoch 4/4" in again.stdout
     epochs = [json.loads(line)["epoch"] for line in (runs / "train/metrics.jsonl").read_text().splitlines()]
     assert epochs == sorted(set(epochs)) and len(epochs) == 4
+
+
+SAVER = """
+import signal, sys, time
+def save(*_):
+    time.sleep(8)
+    print('saved', flush=True)
+    sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+print('up', flush=True)
+time.sleep(99)
+"""
+
+
+def test_mpirun_that_is_stopped_lets_its_ranks_save(podman, cpu_image, containers) -> None:
+    command = ["mpirun", "-np", "2", "--oversubscribe", "python", "-c", SAVER]
+    containers.append(podman.start(*READ_ONLY, "--shm-size=256m", cpu_image, *command))
+    assert podman.log_has(containers[0], "up"), podman.log(containers[0])
+    podman("stop", "--time", "60", containers[0])
+    assert podman.exit_code(containers[0]) == 75
+    assert podman.log(containers[0]).count("saved") == 2
+
+
+def test_an_ssh_worker_that_is_stopped_lets_its_ranks_save(podman, cpu_image, tmp_path, containers) -> None:
+    (tmp_path / "authorized_keys").touch()
+    tmp_path.chmod(0o755)
+    options = [*READ_ONLY, "--volume", f"{tmp_path}:/etc/ssh-auth:ro"]
+    containers.append(podman.start(*options, cpu_image, "sshd"))
+    assert podman.log_has(containers[0], "Server listening", 20), podman.log(containers[0])
+    # As a session's, but that its words come to the container's log.
+    podman("exec", "--detach", containers[0], "sh", "-c", f'exec python -c "{SAVER}" > /proc/1/fd/1')
+    assert podman.log_has(containers[0], "up"), podman.log(containers[0])
+    podman("stop", "--time", "60", containers[0])
+    assert podman.exit_code(containers[0]) == 75
+    assert "saved" in podman.log(containers[0])
 
 
 INSIDE = {

@@ -97,6 +97,15 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
+@pytest.mark.parametrize("arguments", [["--epochs", "1", "-np", "2"], ["--np", "2"], ["--np=2"]])
+def test_a_number_of_ranks_elsewhere_is_refused(arguments: list[str]) -> None:
+    assert "train -np N OPTIONS" in one_line(enter("train", *arguments))
+
+
+def test_sshd_takes_no_options(tmp_path) -> None:
+    assert "received '-p 2200'" in one_line(enter("sshd", "-p", "2200"))
+
+
 def test_an_unknown_command_is_refused() -> None:
     assert "unknown command: received 'trian'" in one_line(enter("trian", "--epochs", "3"))
 
