@@ -162,14 +162,15 @@ AllowTcpForwarding no
 SetEnv $(env | grep -E "^($names)=" | sed 's/["\\]/\\&/g; s/\(.*\)/"\1"/' | tr '\n' ' ')
 TEXT
     /usr/sbin/sshd -D -e -f "$folder/config" &
-    server=$! told=
+    server=$! stopped='' told=''
     # sshd would leave its sessions to be killed: the ranks in them are to save.
-    trap 'told=$(ranks_here); kill -TERM ${told:-$server}' TERM INT
+    trap 'stopped=yes told=$(ranks_here); kill -TERM ${told:-$server}' TERM INT
     wait "$server" || code=$?
-    [ -n "$told" ] || exit "${code:-0}"
+    [ -n "$stopped" ] || exit "${code:-0}"
     while [ "$(ranks_here)" ]; do sleep 0.2; done
     kill -TERM "$server" 2>/dev/null || true
-    exit 75
+    [ -z "$told" ] || exit 75
+    exit 0
 }
 
 # Told to stop, mpirun tells the ranks, and ends with 1 whatever they end with.
