@@ -26,7 +26,7 @@ class Recipe:
     """Progressive resizing: pairs of (share of the epochs, resolution) that come first, as [[0.4,32],[0.3,48]]."""
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 50
     """Passes over the training split, all stages together."""
-    global_batch: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    global_batch: Annotated[int, Field(ge=1, lt=2**31)] = 100
     """Images per update, over all ranks; recipe original without flips takes 64."""
     optimizer: Literal["adam", "adamw"] = "adam"
     """Update rule; adamw decays the convolutions' and the head's weights, never the normalisation's."""

@@ -81,7 +81,7 @@ RANGES = {
     "dropout": "0.1..0.7 step 0.15",
     "beta_2": "0.9..0.9999999",
     "global_batch": "1000000..1000007",
-    "resolution": "32..1048576",
+    "resolution": "32..2048",
 }
 
 

@@ -30,7 +30,7 @@ def test_every_epoch_is_in_the_books_with_the_documented_schema(finished: Sweep)
     assert [t.number for t in trials] == [1, 2, 3]
     assert all(t.status in ("done", "stopped") for t in trials)
     assert all([row["epoch"] for row in t.rows] == list(range(1, t.epochs + 1)) for t in trials)
-    assert trials[0].settings == {"dropout": 0.5, "learning_rate": 0.001, "resolution": 32}
+    assert trials[0].settings == {"dropout": 0.5, "learning_rate": 0.001, "resolution": 40}  # of 32..40
 
 
 def test_only_the_winner_has_seen_the_test_set_once(finished: Sweep) -> None:
