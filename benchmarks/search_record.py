@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tune import charts, records
 from tune.records import Summary
 
@@ -61,7 +63,10 @@ def search(folder: Path) -> str:
         for group in groups:
             shown = " | ".join(_short(group[0].settings[name]) for name in names)
             lines.append(f"| {len(group)} seeds | {shown} | {_percent(group)} |")
-    lines += ["", f"The winner's one look at the test set: **{100 * result['test_accuracy']:.2f} %**."]
+    lines += [
+        "",
+        f"The winner's one look at the test set: **{100 * result['test_accuracy']:.2f} %**. {_limits(folder)}",
+    ]
     return "\n".join(lines)
 
 
@@ -76,7 +81,8 @@ def brief(folder: Path) -> str:
     minutes = sum(part["seconds"] for part in parts) / 60
     return (
         f"{len(trials)} trials and {len(group)} seeds of each of the best, {minutes:.0f} minutes: {settings}.\n"
-        f"Validation accuracy {_percent(group)}; the test set, seen once: {100 * result['test_accuracy']:.2f} %."
+        f"Validation accuracy {_percent(group)}; the test set, seen once: {100 * result['test_accuracy']:.2f} %. "
+        f"{_limits(folder)}"
     )
 
 
@@ -98,6 +104,11 @@ def overhead(record: dict[str, Any]) -> str:
         f"A trial takes {record['mean']:.1f} ± {record['standard_deviation']:.1f} s beyond its own training;\n"
         f"the first {record['first_with_start_and_import']:.0f} s, with the start of Ray and the import of TensorFlow."
     )
+
+
+def _limits(folder: Path) -> str:
+    job = yaml.safe_load((folder / "sweep.yaml").read_text())["job"]
+    return f"All on {job['limit_train']:,} training and at most {job['limit_eval']:,} validation or test images."
 
 
 def _row(trial: Summary, names: list[str], on_front: bool) -> str:
