@@ -164,10 +164,11 @@ TEXT
     /usr/sbin/sshd -D -e -f "$folder/config" &
     server=$! stopped='' told=''
     # sshd would leave its sessions to be killed: the ranks in them are to save.
-    trap 'stopped=yes told=$(ranks_here); kill -TERM ${told:-$server}' TERM INT
+    trap 'stopped=yes told=$(ranks_here); kill -TERM ${told:-$server} 2>/dev/null || true' TERM INT
     wait "$server" || code=$?
     [ -n "$stopped" ] || exit "${code:-0}"
-    while [ "$(ranks_here)" ]; do sleep 0.2; done
+    left=60
+    while [ "$(ranks_here)" ] && [ $((left -= 1)) -ge 0 ]; do sleep 1; done
     kill -TERM "$server" 2>/dev/null || true
     [ -z "$told" ] || exit 75
     exit 0
@@ -177,7 +178,7 @@ TEXT
 run_mpi() {
     mpirun "$@" &
     child=$! told=
-    trap 'told=yes; kill -TERM "$child"' TERM INT
+    trap 'told=yes; kill -TERM "$child" 2>/dev/null || true' TERM INT
     while :; do
         wait "$child" && code=0 || code=$?
         kill -0 "$child" 2>/dev/null || break
