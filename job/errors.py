@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from threading import Event
 from typing import NoReturn
 
 # What the user's own machine refuses: one line says it all, and a traceback would bury it.
@@ -37,6 +38,14 @@ class RunError(Exception):
 
 class LostRankError(RunError):
     """Another rank has gone: every rank that is left says so, since nobody knows which of them is heard."""
+
+
+def stop_when_told() -> Event:
+    """An event that SIGTERM and SIGINT set, instead of ending the process."""
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
 
 
 def run_main(main: Callable[[], int], *, quiet: bool = False) -> NoReturn:

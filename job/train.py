@@ -9,7 +9,6 @@ Repeat a command and an interrupted run goes on. What it leaves in one folder (`
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable
 from threading import Event
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from horovod_keras.environment import launched_rank
 from job import quiet
-from job.errors import run_main
+from job.errors import run_main, stop_when_told
 
 if TYPE_CHECKING:
     from horovod_keras import Collectives
@@ -50,14 +49,6 @@ def main() -> int:
         world.expect_the_end(ranks)
     ranks.leave()
     return PREEMPTED if result["status"] == "preempted" else 0
-
-
-def stop_when_told() -> Event:
-    """An event that SIGTERM and SIGINT set."""
-    stop = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
 
 
 def train(
@@ -116,7 +107,7 @@ def run(
     """The story of a run, under the watchdog's eye; see `train`. Raises PreemptedError, on all ranks, when stopped."""
     from horovod_keras.callbacks import BroadcastInitialState, MetricAverage
     from job.model import training
-    from job.run import finish, start, world
+    from job.run import epochs, finish, start, world
     from job.run.callbacks import Journal, Keeper
     from job.run.profile import Profile
 
@@ -128,7 +119,7 @@ def run(
         return finished
 
     watch.expect("the model", world.SETUP_TIMEOUT)
-    steps = start.steps_per_epoch(config, data)
+    steps = epochs.steps_per_epoch(config, data)
     with timings.of("model"):
         with world.agreed(ranks):
             model = kept.model = kept.model or training.build(config, ranks, steps * config.epochs)
@@ -138,27 +129,15 @@ def run(
 
     journal = Journal(folder, config, len(data.splits.train), steps, on_epoch) if folder else None
     keeper = Keeper(folder, ranks, position, metrics, config, steps, stop, watch, timings, kept, journal)
-    callbacks: list[Any] = [BroadcastInitialState(ranks), MetricAverage(ranks)]
+    callbacks = [BroadcastInitialState(ranks), MetricAverage(ranks)]
     if folder:
         start.note_environment(folder, ranks)
         callbacks += [Profile(folder.path / "tensorboard")] if config.profile else []
         # Before the keeper, which saves: an epoch whose record is ahead is trained again, and one without is lost.
         callbacks.append(journal)
-    callbacks.append(keeper)
     start.announce(config, ranks, data, position)
-    for part in start.parts(config, position, steps):
-        model.at_resolution(part.resolution)
-        with timings.of("steps"):
-            model.fit(
-                start.training_batches(config, data, ranks, part),
-                validation_data=start.validation_batches(config, data, ranks, model, steps),
-                steps_per_epoch=part.steps,
-                initial_epoch=part.epoch,
-                epochs=part.end,
-                callbacks=callbacks,
-                shuffle=False,
-                verbose=0,
-            )
+    with timings.of("steps"):
+        epochs.fit(model, config, ranks, data, position, [*callbacks, keeper])
     if not test:
         return {"status": "trained"}
     watch.expect("the test", world.SETUP_TIMEOUT)

@@ -15,9 +15,9 @@ from job.model.training import TrainingModel
 from job.run import state, world
 from job.run.callbacks import Keeper
 from job.run.checkpoints import put_in_place
+from job.run.epochs import EVALUATION_BATCH, Data, share
 from job.run.folder import RunFolder
 from job.run.scores import score
-from job.run.start import EVALUATION_BATCH, Data, share
 from job.run.timings import Timings
 
 Probabilities = npt.NDArray[np.floating]

@@ -1,28 +1,23 @@
-"""How a run begins: data, folder and position, and who of the ranks has which batches."""
+"""How a run begins: data, folder and position."""
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from threading import Event
 
-import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from horovod_keras import Collectives
 from horovod_keras.elastic import KerasState
 from horovod_keras.environment import is_elastic
 from job.config import Config
-from job.data import pipeline
-from job.data.arrays import SIDE, UInt8
-from job.data.arrow import DataSet, dataset
-from job.data.augmentation import Augmentation
-from job.data.splits import Splits, splits
+from job.data.arrow import dataset
+from job.data.splits import splits
 from job.errors import InputError
 from job.model import kernels
 from job.model.training import TrainingModel
 from job.model.weights import imagenet_weights
 from job.run import state
 from job.run.checkpoints import Arrays, Position
+from job.run.epochs import Data
 from job.run.folder import PATIENCE, BusyError, RunFolder, environment
 from job.run.world import agreed, broadcast, prepared, say, stop_if_told
 
@@ -30,30 +25,6 @@ FOLDER_TRIES = 5
 """For a folder in use, of `PATIENCE` seconds each."""
 FOLDER_TRIES_LOST = 120
 """The same where its holder may be a machine that was lost."""
-EVALUATION_BATCH = 250
-
-
-@dataclass(frozen=True)
-class Data:
-    """The images and which of them are for what."""
-
-    set: DataSet
-    splits: Splits
-
-
-@dataclass(frozen=True)
-class Part:
-    """Consecutive epochs, or the rest of one, that one call of `fit` trains at one resolution."""
-
-    epoch: int
-    """First epoch, from 0."""
-    end: int
-    """Epoch after the last."""
-    first_step: int
-    """Batches of the first epoch that are done already."""
-    steps: int
-    """Batches of each epoch in this part."""
-    resolution: int
 
 
 def load(config: Config, ranks: Collectives, stop: Event) -> Data:
@@ -128,11 +99,6 @@ def open_folder(config: Config, source: str, ranks: Collectives, stop: Event) ->
         stop_if_told(ranks, stop, "before the first step")
 
 
-def steps_per_epoch(config: Config, data: Data) -> int:
-    """Batches of an epoch: forward and backward passes, of which `accumulate` make an update."""
-    return pipeline.steps_per_epoch(len(data.splits.train), config.global_batch, config.accumulate)
-
-
 @dataclass(frozen=True)
 class Place:
     """Where a run goes on, as rank 0 finds it in the run folder; on the others the beginning."""
@@ -177,69 +143,6 @@ def at_one_place(model: TrainingModel, place: Place, ranks: Collectives) -> tupl
     position, halvings = broadcast(ranks, [asdict(place.position), place.halvings])
     model.at_rate(0.5**halvings)
     return Position(**position), place.metrics
-
-
-def share(count: int, ranks: Collectives) -> tuple[int, int]:
-    """The first of this rank's contiguous share of so many items, and the one after its last."""
-    return count * ranks.rank // ranks.size, count * (ranks.rank + 1) // ranks.size
-
-
-def training_batches(config: Config, data: Data, ranks: Collectives, part: "Part") -> tf.data.Dataset:
-    """This rank's batches of a part: (images, labels, keys, global count)."""
-    return pipeline.as_tf_dataset(
-        data.set.images,
-        data.set.labels,
-        data.splits.train,
-        seed=config.seed,
-        epochs=part.end,
-        global_batch=config.global_batch,
-        accumulate=config.accumulate,
-        rank=ranks.rank,
-        size=ranks.size,
-        augmentation=Augmentation(flip=config.flip, shift=config.shift, erase=config.erase),
-        start_epoch=part.epoch,
-        start_step=part.first_step,
-    )
-
-
-def validation_batches(
-    config: Config, data: Data, ranks: Collectives, model: TrainingModel, steps: int
-) -> tf.data.Dataset:
-    """This rank's share of the validation split: (images, labels); mirrored at random only by the protocol of 2017."""
-
-    def elements() -> Iterator[tuple[UInt8, npt.NDArray[np.int32]]]:
-        for batch in pipeline.evaluation_batches(
-            data.set.images,
-            data.set.labels,
-            data.splits.validation,
-            batch=EVALUATION_BATCH,
-            rank=ranks.rank,
-            size=ranks.size,
-            flip_seed=config.seed if config.protocol == "original" and config.flip else None,
-            epoch=int(model.optimizer._iterations) // steps,
-        ):
-            yield batch.images, batch.labels
-
-    signature = (tf.TensorSpec((None, SIDE, SIDE), tf.uint8), tf.TensorSpec((None,), tf.int32))
-    first, last = share(len(data.splits.validation), ranks)
-    batches = tf.data.Dataset.from_generator(elements, output_signature=signature).prefetch(2)
-    return batches.apply(tf.data.experimental.assert_cardinality(-(-(last - first) // EVALUATION_BATCH)))
-
-
-def parts(config: Config, position: Position, steps: int) -> list[Part]:
-    """The rest of a run from a position, cut where the resolution changes."""
-    resolutions = config.resolutions()
-    result, epoch = [], position.epoch
-    if position.step:
-        result.append(Part(epoch, epoch + 1, position.step, steps - position.step, resolutions[epoch]))
-        epoch += 1
-    while epoch < config.epochs:
-        end = epoch
-        while end < config.epochs and resolutions[end] == resolutions[epoch]:
-            end += 1
-        result.append(Part(epoch, end, 0, steps, resolutions[epoch]))
-        epoch = end
-    return result
 
 
 def note_environment(folder: RunFolder, ranks: Collectives) -> None:
