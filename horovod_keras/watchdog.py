@@ -1,5 +1,6 @@
 """A limit on every wait: a rank that makes no progress in time says what it waited for, and ends."""
 
+import contextlib
 import os
 import socket
 import sys
@@ -61,5 +62,6 @@ class Watchdog:
             what, seconds, deadline = self._state
             if self._clock() > deadline:
                 line = f"error: rank {self.rank} on {socket.gethostname()} waited {seconds:.0f} s for {what}: giving up"
-                print(line, file=sys.stderr, flush=True)
+                with contextlib.suppress(OSError):  # nobody reads it any more
+                    print(line, file=sys.stderr, flush=True)
                 os._exit(1)

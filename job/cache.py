@@ -7,7 +7,7 @@ from pathlib import Path
 import filelock
 import pooch
 
-FILL_SECONDS = 900.0
+FILL_SECONDS = 600.0
 """The longest that a process waits for another one that downloads or draws; then it does so itself."""
 
 

@@ -1,5 +1,6 @@
 """The one exception that means "you, the user, can mend this", and the one way in which commands end."""
 
+import contextlib
 import errno
 import signal
 import sys
@@ -78,5 +79,6 @@ def _complain(message: str, code: int, quiet: bool) -> int:
     if quiet:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(OTHERS_TURN)
-    print("error:", " ".join(message.split()), file=sys.stderr, flush=True)
+    with contextlib.suppress(BrokenPipeError):  # nobody reads it any more
+        print("error:", " ".join(message.split()), file=sys.stderr, flush=True)
     return code

@@ -13,6 +13,8 @@ from PIL import Image, ImageOps
 from job.data.arrays import SIDE
 from job.errors import InputError
 
+MOST_PIXELS = 50_000_000
+"""Of a picture; some eleven bytes each are held at a time."""
 # All that Pillow's PNG and JPEG readers raise on damaged files.
 _DAMAGE = (OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, OverflowError, struct.error, zlib.error)
 
@@ -38,8 +40,7 @@ def read_image(path: Path, *, invert: bool = True) -> GreyImage:
         invert: exchange light and dark where the border is light (its median above one half).
 
     Raises:
-        InputError: it isn't a whole PNG or JPEG file, has more pixels than Pillow takes without a warning (89 million),
-            or is thinner than 1:28.
+        InputError: it isn't a whole PNG or JPEG file, has more than `MOST_PIXELS`, or is thinner than 1:28.
     """
     if not path.is_file():
         raise InputError(f"no image file there: received {path}. Name PNG or JPEG files.")
@@ -48,11 +49,12 @@ def read_image(path: Path, *, invert: bool = True) -> GreyImage:
         with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
             picture = Image.open(path, formats=("PNG", "JPEG"))
         with picture:
-            grey = _grey(ImageOps.exif_transpose(picture))
+            if picture.width * picture.height > MOST_PIXELS:
+                raise Image.DecompressionBombError
+            ImageOps.exif_transpose(picture, in_place=True)
+            grey = _grey(picture)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise InputError(
-            f"{path} is too large: more than {Image.MAX_IMAGE_PIXELS:,} pixels. Make it smaller."
-        ) from None
+        raise InputError(f"{path} is too large: more than {MOST_PIXELS:,} pixels. Make it smaller.") from None
     except PermissionError:
         raise InputError(f"{path} can't be read: permission denied. Change its permissions.") from None
     except Image.UnidentifiedImageError:
@@ -78,10 +80,12 @@ def _grey(picture: Image.Image) -> Image.Image:
         colours = picture.convert("RGBA")
         alpha = colours.getchannel("A")
         grey = colours.convert("L")
-        # The ground that the garment stands out from best.
-        weights = np.asarray(alpha, np.float32)
-        light = weights.any() and np.average(np.asarray(grey), weights=weights) > 127
-        grey = Image.composite(grey, Image.new("L", grey.size, 0 if light else 255), alpha)
+        del colours
+        # The ground that the garment stands out from best. Row by row: the whole would take eight times its memory.
+        opacity = np.asarray(alpha)
+        light = sum(int(row.astype(np.int64) @ part) for row, part in zip(np.asarray(grey), opacity, strict=True))
+        light_ground = light <= 127 * int(opacity.sum(dtype=np.int64))
+        grey = Image.composite(grey, Image.new("L", grey.size, 255 if light_ground else 0), alpha)
     return grey
 
 

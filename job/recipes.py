@@ -24,7 +24,7 @@ class Recipe:
     """Input side in pixels; images are resized to it bilinearly, inside the model."""
     stages: tuple[tuple[Fraction, Resolution], ...] = ()
     """Progressive resizing: pairs of (share of the epochs, resolution) that come first, as [[0.4,32],[0.3,48]]."""
-    epochs: Annotated[int, Field(ge=1, le=100_000)] = 50
+    epochs: Annotated[int, Field(ge=1, lt=100_000)] = 50
     """Passes over the training split, all stages together."""
     global_batch: Annotated[int, Field(ge=1, lt=2**31)] = 100
     """Images per update, over all ranks; recipe original without flips takes 64."""

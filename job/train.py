@@ -140,7 +140,6 @@ def run(
         epochs.fit(model, config, ranks, data, position, [*callbacks, keeper])
     if not test:
         return {"status": "trained"}
-    watch.expect("the test", world.SETUP_TIMEOUT)
     result = finish.finish(config, ranks, model, data, keeper, folder, timings)
     world.say(ranks, f"test accuracy {result['test_accuracy']:.4f}; the report is {config.folder() / 'report.html'}")
     return result

@@ -1,5 +1,6 @@
 """ImageNet weights for the backbone: where they come from, and how a file of them is read without trusting it."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -89,6 +90,10 @@ def _stock_class(layer: keras.Layer) -> str:
 
 
 def _checked(path: Path, layer: keras.Layer, found: list[h5py.Dataset | None]) -> list[np.ndarray]:
+    if not all(_is_plain(entry) for entry in found if isinstance(entry, h5py.Dataset)):
+        raise InputError(
+            f"the weights of layer {layer.name} lie in other files or in too large pieces: received {path}. {_ADVICE}"
+        )
     expected = [tuple(weight.shape) for weight in layer.weights]
     received = [tuple(entry.shape) if isinstance(entry, h5py.Dataset) else None for entry in found]
     if received == expected and all(entry.dtype.kind == "f" for entry in found if entry is not None):
@@ -104,6 +109,11 @@ def _checked(path: Path, layer: keras.Layer, found: list[h5py.Dataset | None]) -
         f"the weights of layer {layer.name} have another shape: received {received} in {path}, expected {expected}. "
         "Use a MobileNet file without top, of this width multiplier (alpha)."
     )
+
+
+def _is_plain(entry: h5py.Dataset) -> bool:
+    """Whether reading it takes no more memory than its shape says, and reads no other file."""
+    return not entry.external and not entry.is_virtual and math.prod(entry.chunks or ()) <= max(1, entry.size)
 
 
 def _text(name: str | bytes) -> str:

@@ -20,6 +20,7 @@ from horovod_keras.elastic import HostsChangedError, KerasState
 from horovod_keras.environment import is_elastic
 from horovod_keras.optimizer import Exchange
 from horovod_keras.watchdog import Watchdog
+from job import quiet
 from job.config import Config
 from job.errors import RunError
 from job.run import state
@@ -271,10 +272,9 @@ class Journal(keras.callbacks.Callback):
         if self._bar.disable and logs and now - self._said > PROGRESS_SECONDS:
             self._said = now
             images = self.images * self._batches / self.steps
-            print(
+            quiet.tell(
                 f"{self._name}: batch {self._first + self._batches} of {self.steps}, loss {float(logs['loss']):.4f}, "
-                f"accuracy {float(logs['accuracy']):.4f}; {images / (now - self._start):.0f} images/s",
-                flush=True,
+                f"accuracy {float(logs['accuracy']):.4f}; {images / (now - self._start):.0f} images/s"
             )
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -302,7 +302,7 @@ class Journal(keras.callbacks.Callback):
                 event = Event(wall_time=time.time(), step=epoch + 1, summary=scalar(name, value))
                 self._events.write_event(event)
         self._events.flush()
-        tqdm.write(
+        quiet.tell(
             f"{self._name}: loss {record['loss']:.4f}, accuracy {record['accuracy']:.4f}, "
             f"validation loss {record['val_loss']:.4f}, accuracy {record['val_accuracy']:.4f}; "
             f"{record['images_per_second']:.0f} images/s at {record['resolution']} px, {total:.0f} s"

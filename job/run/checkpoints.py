@@ -103,15 +103,18 @@ class Checkpoints:
 
     def _write_all(self, arrays: Arrays, position: Position, best: Arrays | None) -> None:
         if best is not None:
-            self._write("best", f"best-{position.best_epoch:05d}", best, position, 1)
-        self._write("step", f"step-{position.epoch:05d}-{position.step:07d}", arrays, position, KEPT)
+            self._write("best", f"best-{position.best_epoch:05d}", best, position, before=0)
+        self._write("step", f"step-{position.epoch:05d}-{position.step:07d}", arrays, position, before=KEPT - 1)
 
-    def _write(self, kind: str, stem: str, arrays: Arrays, position: Position, kept: int) -> None:
+    def _write(self, kind: str, stem: str, arrays: Arrays, position: Position, *, before: int) -> None:
+        """Write one of a kind, and leave no others but so many before it: a run that went back has no later ones."""
         data = safetensors.numpy.save(dict(arrays), metadata={"position": json.dumps(asdict(position))})
         target = self.folder / f"{stem}.{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
         write_atomically(target, data)
-        for old in self._files(kind)[:-kept]:
-            old.unlink(missing_ok=True)
+        earlier = [path for path in self._files(kind) if path.name < stem]
+        kept = {target, *earlier[len(earlier) - before :]}
+        for other in set(self._files(kind)) - kept:
+            other.unlink(missing_ok=True)
 
     def _files(self, kind: str) -> list[Path]:
         return sorted(self.folder.glob(f"{kind}-*.safetensors"))

@@ -1,6 +1,7 @@
 """How a run ends: the chosen weights, the one look at the test set, and what is left in the folder."""
 
 import resource
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -24,6 +25,8 @@ Probabilities = npt.NDArray[np.floating]
 
 # Between the fast network and the stock one: rounding of 28 layers, far below what could change an answer's meaning.
 TOLERANCE = 1e-3
+PARTS = 10
+"""Of a pass over images: between them ranks look whether they are to stop, and each has a time limit of its own."""
 
 
 def finish(
@@ -48,22 +51,22 @@ def finish(
         PreemptedError: on all ranks; one was told to stop before rank 0 began to save.
     """
 
-    def stop_if_told() -> None:
+    def between() -> None:
+        keeper.watchdog.expect("the test", world.SETUP_TIMEOUT)
         world.stop_if_told(ranks, keeper.stop, "after the last epoch")
 
     with timings.of("evaluation"):
+        between()
         model.at_resolution(config.resolution)
         choose_weights(config, ranks, model, folder)
-        stop_if_told()
+        between()
         kernels.multiply_in_float32()  # what is judged is the network that is saved
-        images, labels = data.set.images, data.set.labels
-        validation = score(labels[data.splits.validation], probabilities(model, images[data.splits.validation], ranks))
-        stop_if_told()
+        images, labels, chosen = data.set.images, data.set.labels, data.splits.validation
+        validation = score(labels[chosen], probabilities(model, images[chosen], ranks, between))
         test_images, test_labels = images[data.splits.test], labels[data.splits.test]
-        predicted = probabilities(model, test_images, ranks)
-        mirrored = probabilities(model, test_images[:, :, ::-1], ranks)
+        predicted = probabilities(model, test_images, ranks, between)
+        mirrored = probabilities(model, test_images[:, :, ::-1], ranks, between)
         test = score(test_labels, predicted)
-        stop_if_told()
     with timings.of("saving"):
         if folder:
             save_model(model, folder, test_images[:8], predicted[:8])
@@ -118,11 +121,19 @@ def choose_weights(config: Config, ranks: Collectives, model: TrainingModel, fol
         variable.assign(ranks.broadcast(variable.value, f"chosen/{index}"))
 
 
-def probabilities(model: TrainingModel, images: UInt8, ranks: Collectives) -> Probabilities:
-    """Class probabilities, float32 [n, 10], of images uint8 [n, 28, 28], each rank computing its share of them."""
-    first, last = share(len(images), ranks)
+def probabilities(
+    model: TrainingModel, images: UInt8, ranks: Collectives, between: Callable[[], None]
+) -> Probabilities:
+    """Class probabilities, float32 [n, 10], of images uint8 [n, 28, 28], each rank computing its share of them.
+
+    Args:
+        between: called on all ranks after each of `PARTS` parts of it.
+    """
     result = np.zeros((len(images), len(CLASS_NAMES)), np.float32)
-    result[first:last] = model.predict(images[first:last], batch_size=EVALUATION_BATCH, verbose=0)
+    for part in np.array_split(np.arange(*share(len(images), ranks)), PARTS):
+        if len(part):
+            result[part] = model.predict(images[part], batch_size=EVALUATION_BATCH, verbose=0)
+        between()
     return ranks.sum(result, "probabilities").numpy()
 
 

@@ -101,7 +101,7 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """The content of ``result.json``, or None while the run isn't finished."""
         path = self.path / "result.json"
-        return _read(path, _json) if path.exists() else None
+        return _read(path, _json, dict) if path.exists() else None
 
     def write_json(self, name: str, value: Any) -> None:
         """Write one of the folder's JSON files."""
@@ -111,13 +111,13 @@ class RunFolder:
         """Drop what an interrupted run noted of this epoch (from 1) and later ones: they are trained again."""
         path = self.path / "metrics.jsonl"
         if path.exists():
-            lines = [line for line in path.read_text().splitlines() if _epoch(line) < epoch]
+            lines = [line for line in path.read_text(errors="replace").splitlines() if _epoch(line) < epoch]
             write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
 
     def halvings(self) -> list[dict[str, Any]]:
         """Where this run's learning rate was halved, and why."""
         path = self.path / "halvings.json"
-        return _read(path, _json) if path.exists() else []
+        return _read(path, _json, list) if path.exists() else []
 
     def note_halving(self, record: dict[str, Any]) -> None:
         """Add one to ``halvings.json``."""
@@ -141,28 +141,32 @@ def _json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def _read(path: Path, parse: Callable[[Path], Any]) -> Any:
+def _read(path: Path, parse: Callable[[Path], Any], kind: type = object) -> Any:
     try:
-        return parse(path)
+        value = parse(path)
+        if not isinstance(value, kind):
+            raise ValueError(f"it holds {shortened(value)}")
+        return value
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{path} is damaged: {' '.join(str(error).split())}. Choose another folder with --run."
+            f"{path} is damaged: {' '.join(str(error).split())}. Restore it, or remove it to go on without."
         ) from None
 
 
 def _epoch(line: str) -> float:
-    """The epoch of a line of metrics; infinity, so that it is dropped, for one that was cut while it was written."""
+    """The epoch of a line of metrics; infinity, so that it is dropped, for one that is damaged or was not finished."""
     try:
-        return json.loads(line)["epoch"]
-    except (ValueError, KeyError, TypeError):
+        epoch = json.loads(line)["epoch"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf
+    return epoch if type(epoch) is int else math.inf
 
 
 def environment(ranks: int, threads: int, kernels: str) -> dict[str, Any]:
     """What a result depends on beside the configuration: versions, machine, commit, command."""
     return {
         "command": shlex.join(["python", *sys.orig_argv[1:]]),  # wherever it lies
-        "commit": _commit(),
+        "commit": commit(),
         "python": platform.python_version(),
         "libraries": {d.name: d.version for d in metadata.distributions() if d.name.replace("_", "-") in LIBRARIES},
         "host": socket.gethostname(),
@@ -176,7 +180,7 @@ def environment(ranks: int, threads: int, kernels: str) -> dict[str, Any]:
     }
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of this code: an image tells it, else git does if this is a clone."""
     if revision := os.environ.get("FASHION_REVISION"):
         return revision

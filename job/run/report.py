@@ -237,13 +237,13 @@ def _epochs(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     epochs: dict[int, dict[str, Any]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         if not line.strip():
             continue
         try:
             epoch = json.loads(line)
             epochs[int(epoch["epoch"])] = epoch
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise InputError(
                 f"{path} line {number} is not an epoch's metrics: received {line[:60]!r}. Remove the line."
             ) from error

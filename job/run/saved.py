@@ -11,6 +11,8 @@ from job.data.arrays import CLASS_NAMES, SIDE
 from job.errors import InputError
 
 _BATCH = 500
+MOST_BYTES = 1 << 28
+"""Of a model's unpacked file: this job's have 13 MB for each width multiplier of 1, squared."""
 
 
 def model_path(run: Path) -> Path:
@@ -40,6 +42,9 @@ def load_model(run: Path) -> keras.Model:
     path = model_path(run)
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):
         raise InputError(f"{path} is not a Keras model. Name the folder of a finished run, or a .keras file.")
+    with zipfile.ZipFile(path) as archive:
+        if sum(part.file_size for part in archive.infolist()) > MOST_BYTES:
+            raise InputError(f"{path} unpacks to more than {MOST_BYTES:,} bytes. Name a model that this job trained.")
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     # Keras and its readers raise many kinds of exceptions on damaged archives; the cause is in the line.

@@ -17,7 +17,7 @@ from horovod_keras import Collectives, elastic
 from horovod_keras.elastic import KerasState
 from horovod_keras.environment import launched_rank
 from horovod_keras.watchdog import Watchdog
-from job import allocator
+from job import allocator, quiet
 from job.config import Config
 from job.errors import InputError, LostRankError
 from job.machine import usable_cores
@@ -69,7 +69,7 @@ def _check_timeline(path: Path) -> None:
 def say(ranks: Collectives, line: str) -> None:
     """Print a line once, from rank 0."""
     if ranks.rank == 0:
-        print(line, flush=True)
+        quiet.tell(line)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
     sudo .venv/bin/python -m tests.chaos                             # 40 faults under `horovodrun` at 2 to 4 ranks
     sudo .venv/bin/python -m tests.chaos --faults 200 --seed 7       # others
-    sudo .venv/bin/python -m tests.chaos --write docs/reliability.md --json FILE
+    sudo .venv/bin/python -m tests.chaos --write docs/reliability.md --json benchmarks/records/chaos.json
 
 Each run of the job is struck by up to four faults, one after another, always going on with the same command; then it
 is left alone, must finish with exit code 0, and its weights must be, bit for bit, those of a run that nothing struck.
@@ -12,19 +12,18 @@ Root is needed for the faults that mount a disk or cut a network; without, they 
 
 import argparse
 import json
-import platform
 import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import psutil
 
-from tests.chaos.faults import Fault, MissedError, Outcome, draw, expect, strike
+from job.run.folder import processor
+from tests.chaos.faults import KINDS, Fault, MissedError, Outcome, draw, expect, strike
 from tests.chaos.job import LONGEST, Site
 from tests.horovod_keras.pods import processes_in
 
@@ -68,12 +67,21 @@ class Suite:
                 self._check(outcome, expected)
                 self.fresh()
         if any(self.site.disk.glob("run/*")):
-            attempt = self.site.start(faults[0].ranks)
-            code = attempt.wait(LONGEST)
-            expect(outcomes[-1], code == 0, f"the same command did not finish the run: exit code {code}")
-            expect(outcomes[-1], not attempt.began_elsewhere(), attempt.began_elsewhere())
-            self._check(outcomes[-1], expected)
+            self._finish(outcomes[-1], expected)
         return outcomes
+
+    def _finish(self, outcome: Outcome, expected: Weights) -> None:
+        """Leave a run that was struck alone: the same command must take it to its end."""
+        attempt = self.site.start(outcome.fault.ranks)
+        try:
+            code = attempt.wait(LONGEST)
+        except AssertionError as error:
+            self.site.kill()
+            expect(outcome, False, f"the same command did not end: {error}")
+            return
+        expect(outcome, code == 0, f"the same command did not finish the run: exit code {code}")
+        expect(outcome, not attempt.began_elsewhere(), attempt.began_elsewhere())
+        self._check(outcome, expected)
 
     def _strike(self, fault: Fault, expected: Weights) -> Outcome:
         for _ in range(3):
@@ -86,13 +94,16 @@ class Suite:
                 if finished.wrong:
                     return finished
             except AssertionError as error:
-                for process in processes_in(self.site.folder):
-                    process.kill()
+                self.site.kill()
                 return Outcome(fault=fault, wrong=str(error))
         raise AssertionError(f"the job always ended before {fault.moment}")
 
     def _check(self, outcome: Outcome, expected: Weights) -> None:
-        found = self.site.weights() if self.site.finished() else {}
+        try:
+            found = self.site.weights() if self.site.finished() else {}
+        except (AssertionError, ValueError, LookupError, OSError) as error:
+            expect(outcome, False, f"what the run left can't be read: {error}")
+            return
         equal = found.keys() == expected.keys() and all(np.array_equal(found[n], expected[n]) for n in expected)
         expect(outcome, equal, "the run did not end with the weights of one that nothing struck")
 
@@ -136,10 +147,16 @@ def table(outcomes: list[Outcome]) -> str:
 
 
 def summary(outcomes: list[Outcome], seed: int) -> str:
-    """One line above the table."""
+    """What is above the table: how many, when, where, of which commits, and what is not among them."""
     wrong = sum(bool(o.wrong) for o in outcomes)
-    where = f"{psutil.cpu_count()} cores ({platform.machine()})"
-    return f"{time.strftime('%Y-%m-%d')}, {where}, seed {seed}: {len(outcomes)} faults, {wrong} with a wrong outcome."
+    days, commits = ({getattr(o, name) for o in outcomes} for name in ("day", "commit"))
+    where = f"{processor()}, {psutil.cpu_count()} cores, commit {', '.join(sorted(commits))}"
+    missing = sorted(set(KINDS) - {o.fault.kind for o in outcomes})
+    lacks = f" Not among them: {', '.join(missing)}." if missing else ""
+    return (
+        f"{' and '.join(sorted(days))}, {where}, seed {seed}: {len(outcomes)} faults, "
+        f"**{wrong}** with a wrong outcome.{lacks}"
+    )
 
 
 def main() -> int:

@@ -70,11 +70,15 @@ class Site:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.kill()
+        if self.mounted:
+            subprocess.run(["umount", "--lazy", self.disk], check=True)
+
+    def kill(self) -> None:
+        """End what is left of a job."""
         for process in processes_in(self.folder):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        if self.mounted:
-            subprocess.run(["umount", "--lazy", self.disk], check=True)
 
     def remount(self, how: str) -> None:
         """Make the run's disk read-only (`ro`) or writable (`rw`)."""

@@ -2,6 +2,8 @@
 
 import io
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zlib
 
@@ -113,7 +115,7 @@ def png(width, height, pixels=b""):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("side", [9_500, 60_000])
+@pytest.mark.parametrize("side", [7_100, 9_500, 60_000])
 def test_a_small_file_that_claims_a_huge_picture_takes_no_memory(written, side):
     path = written(png(side, side))
     tracemalloc.start()
@@ -121,6 +123,18 @@ def test_a_small_file_that_claims_a_huge_picture_takes_no_memory(written, side):
         read_image(path)
     assert tracemalloc.get_traced_memory()[1] < 5_000_000
     tracemalloc.stop()
+
+
+def test_a_small_file_that_is_a_large_picture_takes_a_few_bytes_a_pixel(written):
+    picture = Image.new("P", (7_000, 7_000))
+    picture.putpalette([0, 0, 0, 255, 255, 255])
+    file = io.BytesIO()
+    picture.save(file, "PNG", transparency=0, bits=1)
+    assert file.tell() < 10_000
+    script = "import sys; from pathlib import Path; from job.images import read_image; read_image(Path(sys.argv[1])); "
+    script += "print(Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])"
+    done = subprocess.run([sys.executable, "-c", script, written(file.getvalue())], capture_output=True, check=True)
+    assert int(done.stdout) < 600 * 1024
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,26 @@ def test_weights_that_are_not_numbers_are_refused_by_layer(stock: keras.Model, t
         mobilenet.load_imagenet(mobilenet.backbone(alpha=0.25), path)
 
 
+@pytest.mark.parametrize("how", ["large pieces", "another file"])
+def test_a_layer_that_takes_more_than_its_shape_says_is_refused(stock: keras.Model, tmp_path: Path, how: str) -> None:
+    path = tmp_path / "weights.h5"
+    _publish(stock, path)
+    with h5py.File(path, "a") as file:
+        group = file["conv1"]
+        name = next(iter(group.attrs["weight_names"]))
+        shape = group[name].shape
+        del group[name]
+        if how == "large pieces":
+            chunks = (2**16, *shape[1:])
+            group.create_dataset(
+                name, shape, np.float32, maxshape=(None, *shape[1:]), chunks=chunks, compression="gzip"
+            )
+        else:
+            group.create_dataset(name, shape, np.float32, external=[("/etc/passwd", 0, 4 * int(np.prod(shape)))])
+    with pytest.raises(InputError, match="layer conv1 lie in other files or in too large pieces"):
+        mobilenet.load_imagenet(mobilenet.backbone(alpha=0.25), path)
+
+
 def test_a_width_without_published_weights_is_refused() -> None:
     with pytest.raises(InputError, match=r"received 0\.3"):
         mobilenet.imagenet_weights(0.3)

@@ -38,6 +38,26 @@ def test_a_damaged_position_is_not_one_of_the_two_that_are_kept(tmp_path: Path) 
     assert [path.name for path in tmp_path.glob("damaged-*")] == [f"damaged-{newest.name}"]
 
 
+def test_what_was_written_last_is_kept_whatever_it_replaces(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+
+    def write(epoch: int, value: float) -> None:
+        arrays = {"model 0000": np.full(3, value, np.float32)}
+        checkpoints.save(arrays, Position(epoch=epoch, best_epoch=epoch, best_accuracy=value), arrays)
+        checkpoints.wait()
+
+    def kept(kind: str) -> list[tuple[int, float]]:
+        return [(p.epoch, float(a["model 0000"][0])) for a, p in map(read, sorted(tmp_path.glob(f"{kind}-*")))]
+
+    for epoch, value in [(29, 0.8), (30, 0.9), (28, 0.95)]:  # the run went back past its best epoch
+        write(epoch, value)
+    assert kept("best") == kept("step") == [(28, np.float32(0.95))]
+    for attempt in range(8):  # the same epoch again: what tells the files apart is a hash, which has no order
+        write(29, 0.96 + attempt / 1000)
+        assert kept("best") == [(29, np.float32(0.96 + attempt / 1000))]
+        assert [epoch for epoch, _ in kept("step")] == [28, 29]
+
+
 def test_what_cannot_be_read_is_named_and_the_one_before_it_used_while_there_is_one(tmp_path: Path, caplog) -> None:
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, 1)

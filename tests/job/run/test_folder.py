@@ -25,6 +25,22 @@ def test_a_line_of_metrics_that_was_cut_is_dropped(tmp_path) -> None:
     assert (folder.path / "metrics.jsonl").read_text() == '{"epoch": 1}\n'
 
 
+@pytest.mark.parametrize("line", [b"\xff\xfe", b'{"epoch": "x"}', b'{"epoch": Infinity}', b"[" * 100_000])
+def test_lines_of_metrics_that_nobody_wrote_are_dropped(tmp_path, line) -> None:
+    folder = begun(tmp_path / "run")
+    (folder.path / "metrics.jsonl").write_bytes(line + b'\n{"epoch": 1}\n')
+    folder.keep_metrics_before(2)
+    assert (folder.path / "metrics.jsonl").read_text() == '{"epoch": 1}\n'
+
+
+@pytest.mark.parametrize(("name", "text"), [("result.json", "[1]"), ("result.json", "\xff"), ("halvings.json", "5")])
+def test_a_file_that_holds_something_else_is_named_with_what_to_do(tmp_path, name, text) -> None:
+    folder = begun(tmp_path / "run")
+    (folder.path / name).write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match=f"{name} is damaged: .* remove it to go on without"):
+        folder.result() if name == "result.json" else folder.halvings()
+
+
 @pytest.mark.parametrize("name", ["config.yaml", "result.json"])
 def test_a_damaged_file_is_named_in_one_line(tmp_path, name) -> None:
     folder = begun(tmp_path / "run")
