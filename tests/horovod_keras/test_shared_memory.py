@@ -1,6 +1,7 @@
 """Gradients through shared memory, on real ranks of one host."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -76,5 +77,6 @@ def test_where_the_memory_of_one_rank_cannot_be_used_all_send_messages(launch, s
 
 def test_a_rank_that_is_killed_before_all_have_found_the_memory_leaves_nothing(launch, script) -> None:
     before = ours()
-    assert launch(2, script, "killed").returncode == 1
+    # In the image horovodrun starts mpirun, which hands on the code of the one that was killed.
+    assert launch(2, script, "killed").returncode in (1, 128 + signal.SIGKILL)
     assert ours() == before
