@@ -36,7 +36,7 @@ def parameter_charts(trials: Sequence[Summary], names: Sequence[str], log: froze
                 places = [levels.index(str(t.settings[name])) if levels else t.settings[name] for t in shown]
                 _points(axes, places, [t.score for t in shown], colour, filled)
             if levels:
-                axes.set_xticks(range(len(levels)), levels)
+                axes.set_xticks(range(len(levels)), [_drawn(level) for level in levels])
             elif name in log:
                 axes.set_xscale("log")
             axes.set_xlabel(name)
@@ -68,7 +68,7 @@ def parallel_chart(trials: Sequence[Summary], names: Sequence[str], log: frozens
             axes.axvline(place, color=RULE, zorder=0)
             ends = [f"{100 * float(v):.2f} %" for v in (low, high)] if name == "accuracy" else [_text(low), _text(high)]
             for height, end in zip((-0.09, 1.04), ends, strict=True):
-                axes.text(place, height, end, ha="center", color=MUTED, fontsize=9)
+                axes.text(place, height, _drawn(end), ha="center", color=MUTED, fontsize=9)
         axes.set_xticks(range(len(columns)), list(columns))
         axes.set_yticks([])
         axes.set_ylim(-0.12, 1.12)
@@ -150,7 +150,8 @@ def importance_chart(importances: Mapping[str, float]) -> Chart:
         axes.tick_params(axis="both", length=0)
         svg = inline_svg(figure, "importance")
     text = "; ".join(f"{name} {importances[name]:.0%}" for name in reversed(names))
-    return Chart("What matters", f"Importance of each parameter: {text}.", svg, ())
+    text = f"Importance of each parameter: {text}. Trials that were stopped early count with what they had reached."
+    return Chart("What matters", text, svg, ())
 
 
 def confirmed_chart(groups: Sequence[Sequence[Summary]]) -> Chart:
@@ -207,6 +208,11 @@ def _scaled(values: Sequence[Any], log: bool) -> tuple[list[float], Any, Any]:
     )
     low, high = min(numbers), max(numbers)
     return [(n - low) / (high - low) if high > low else 0.5 for n in numbers], order[0], order[-1]
+
+
+def _drawn(text: str) -> str:
+    """The same for Matplotlib, which takes what is between dollars for a formula."""
+    return text.replace("$", r"\$")
 
 
 def _text(value: object) -> str:

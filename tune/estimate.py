@@ -2,7 +2,8 @@
 
 import heapq
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from job.config import Config
 from tune.records import Summary
@@ -26,6 +27,7 @@ class Estimate:
 
     def __init__(self, search: Search, slots: int, speed: float | None, at: Config | None) -> None:
         self._search, self._slots = search, slots
+        self._count, self._again = search.count(), search.settings.confirm * search.settings.seeds
         self._mean_pixels = search.space.pixels()
         self._pixels_of: dict[str, float] = {}
         self._measured: float | None = None
@@ -33,6 +35,15 @@ class Estimate:
             validation = min(at.limit_eval or VALIDATION_IMAGES, VALIDATION_IMAGES)
             images = (at.limit_train or TRAINING_IMAGES) + _FORWARD * validation
             self._measured = images / speed / at.resolution**2
+
+    def of_confirmation(self, explored: Sequence[Summary], points: Sequence[Mapping[str, Any]]) -> "Estimate":
+        """The same for the phase in which these points of the explored trials are trained again."""
+        settings = self._search.settings
+        other = Estimate(self._search, self._slots, None, None)
+        other._measured = self._rate(explored)
+        other._count, other._again = len(points) * settings.seeds, 0
+        other._mean_pixels = sum(map(self._search.space.pixels, points)) / len(points)
+        return other
 
     def left(self, trials: Sequence[Summary]) -> float | None:
         """Seconds that the rest will take; None before anything is known about the speed."""
@@ -46,9 +57,8 @@ class Estimate:
             rests = [rate * (settings.epochs - t.epochs) * self._pixels(t) for t in running]
         else:
             return None
-        to_come = self._search.count() - len(trials)
-        again = settings.confirm * settings.seeds
-        return self._one_after_another([*rests, *[whole] * to_come]) + self._one_after_another([whole] * again)
+        to_come = self._count - len(trials)
+        return self._one_after_another([*rests, *[whole] * to_come]) + self._one_after_another([whole] * self._again)
 
     def _one_after_another(self, seconds: Iterable[float]) -> float:
         """Seconds until the last has ended, where each begins as soon as a slot is free."""

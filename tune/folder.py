@@ -59,10 +59,10 @@ def storage(settings: Settings) -> str:
 
 
 def begun(settings: Settings, phase: str) -> bool:
-    """Whether Tune has noted the state of a phase.
+    """Whether Tune has noted the state of a phase. A damaged note is put aside where there is one before it.
 
     Raises:
-        InputError: the storage can't be used, or what is noted can't be read.
+        InputError: the storage can't be used, or no note can be read.
     """
     from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
 
@@ -75,7 +75,12 @@ def begun(settings: Settings, phase: str) -> bool:
             for entry in files.get_file_info(FileSelector(f"{path}/{phase}"))
             if entry.base_name.startswith("experiment_state")
         )
-        text = files.open_input_stream(states[-1]).read() if states else b"{}"
+        texts = {state: files.open_input_stream(state).read() for state in states}
+        good = [state for state, text in texts.items() if _is_json(text)]
+        for state in states if good else ():
+            if state > good[-1]:  # Tune, which writes over its note in place, was killed while it did
+                folder, _, name = state.rpartition("/")
+                files.move(state, f"{folder}/damaged-{name}")
     except (OSError, ValueError) as error:
         if settings.storage is None:
             raise
@@ -83,11 +88,17 @@ def begun(settings: Settings, phase: str) -> bool:
         raise InputError(
             f"the storage can't be used: received --storage {settings.storage} ({reason:.300})."
         ) from error
+    if states and not good:
+        raise InputError(f"{states[-1]} is damaged. Restore it, or start again with another --out.")
+    return bool(states)
+
+
+def _is_json(text: bytes) -> bool:
     try:
         json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{states[-1]} is damaged: {error}. Restore it, or start again with another --out.") from None
-    return bool(states)
+    except ValueError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

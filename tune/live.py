@@ -20,12 +20,12 @@ class Display(Callback):
 
     Args:
         journal: which has each result before this callback does.
-        estimate: of the time left; None where there is none.
+        estimate: of the time left.
         wanted: number of trials of the phase.
         epochs: of a trial's whole budget; None where that is no number of epochs.
     """
 
-    def __init__(self, journal: Journal, estimate: Estimate | None, wanted: int, epochs: int | None) -> None:
+    def __init__(self, journal: Journal, estimate: Estimate, wanted: int, epochs: int | None) -> None:
         self._journal, self._estimate, self._wanted, self._epochs = journal, estimate, wanted, epochs
         self._console = Console(highlight=False)
         self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=2, transient=True)
@@ -79,11 +79,12 @@ class Display(Callback):
 
     @staticmethod
     def _best(found: list[Summary]) -> str:
-        best = max((t for t in found if t.epochs), key=lambda t: t.score, default=None)
+        # While it goes on the best so far may be one that has not used its whole budget.
+        best = max(ranked(found), key=lambda t: t.score, default=None)
         return f"best so far {percent(best.score)}, trial {best.number}" if best else "none yet"
 
     def _left(self, found: list[Summary]) -> str:
-        left = self._estimate.left(found) if self._estimate else None
+        left = self._estimate.left(found)
         return "" if left is None else f"; at most {duration(left)} left"
 
     def _table(self) -> Table:

@@ -103,10 +103,9 @@ def summaries(rows: Iterable[Row], phase: str) -> list[Summary]:
 
 
 def ranked(trials: Iterable[Summary]) -> list[Summary]:
-    """The best first: of those that used their whole budget, or of all with an epoch if none did."""
-    usable = [t for t in trials if t.epochs and t.status in ("done", "stopped", "running")]
-    whole = [t for t in usable if t.whole]
-    return sorted(whole or usable, key=lambda t: (-t.score, t.cost))
+    """Those that are fit to win, the best first: before all others those that used their whole budget."""
+    fit = [t for t in trials if t.epochs and t.status in ("done", "stopped", "running")]
+    return sorted(fit, key=lambda t: (not t.whole, -t.score, t.cost))
 
 
 def candidates(ranking: Iterable[Summary], count: int) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from job.run.checkpoints import write_atomically
 from job.run.report import Figure, duration, percent
 from tune import charts, records
 from tune.records import Summary, groups_of_seeds, ranked, spread, summaries
-from tune.space import Range, Space
+from tune.space import Choice, Range, Space
 from tune.winner import train_command
 
 # Below this many trials any statement about importance would be noise.
@@ -65,11 +65,14 @@ def write_report(folder: Path) -> Path:
     log = frozenset(n for n, p in space.parameters.items() if isinstance(p, Range) and p.log)
     judged = [t for t in tried if t.status in ("done", "stopped", "running")] or tried
     best = groups[0][0] if groups else ranked(judged)[0] if ranked(judged) else judged[0]
-    curve = next((t for t in tried if t.trial == best.trial), ranked(judged)[0] if ranked(judged) else judged[0])
+    point = {name: best.settings[name] for name in names}
+    same = [t for t in tried if t.trial == best.trial or dict(t.settings) == point]
+    curve = same[0] if same else judged[0]
     page = _template().render(
         name=folder.resolve().name,
-        headline=_headline(trials, best, result, settings, groups),
+        headline=_headline(trials, confirmed, best, result, settings, groups),
         best=best,
+        winner=curve,
         command=train_command(best_path, settings["ranks_per_trial"]) if best_path.exists() else None,
         parameters=charts.parameter_charts(judged, names, log),
         parallel=charts.parallel_chart(judged, names, log) if len(judged) > 1 else None,
@@ -88,6 +91,7 @@ def write_report(folder: Path) -> Path:
 
 def _headline(
     trials: Sequence[Summary],
+    confirmed: Sequence[Summary],
     best: Summary,
     result: Mapping[str, Any],
     settings: Mapping[str, Any],
@@ -105,9 +109,8 @@ def _headline(
     failed = [t for t in trials if t.status not in ("done", "stopped", "running")]
     note = f"{stopped} stopped early" + (f", {len(failed)} failed or refused" if failed else "")
     figures.append(Figure("Trials", str(len(trials)), note))
-    figures.append(
-        Figure("Cost", duration(sum(t.cost for t in trials)), f"of ranks, {settings['ranks_per_trial']} each")
-    )
+    cost = duration(sum(t.cost for t in [*trials, *confirmed]))
+    figures.append(Figure("Cost", cost, f"of ranks, {settings['ranks_per_trial']} each"))
     return figures
 
 
@@ -136,12 +139,19 @@ def importance(trials: Sequence[Summary], names: Sequence[str], space: Space) ->
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    distributions = {name: space.parameters[name].distribution() for name in names}
+    # Of a list only which of its values it was counts; some can be no key of a dictionary.
+    lists = {name: p.values for name, p in space.parameters.items() if isinstance(p, Choice)}
+    distributions = {
+        name: optuna.distributions.CategoricalDistribution([str(value) for value in lists[name]])
+        if name in lists
+        else space.parameters[name].distribution()
+        for name in names
+    }
     study = optuna.create_study(direction="maximize")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         for trial in trials:
-            point = space.nearest(trial.settings)
+            point = {n: str(v) if n in lists else v for n, v in space.nearest(trial.settings).items()}
             study.add_trial(optuna.trial.create_trial(params=point, distributions=distributions, value=trial.score))
         evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.25)
         found = optuna.importance.get_param_importances(study, evaluator=evaluator)

@@ -76,7 +76,7 @@ def explore(search: Search, work: Task, slots: int, estimate: Estimate) -> Outco
     scheduler = _scheduler(settings, space)
     points = first_points(settings, space)
     searcher: Any = BasicVariantGenerator(points_to_evaluate=points)
-    if settings.search == "tpe" and settings.scheduler != "pbt":
+    if settings.search == "tpe":
         searcher = _tpe(settings, space, points)
     if isinstance(scheduler, ASHAScheduler):
         remember(scheduler, Journal(settings.out / BOOKS, "search").rows)
@@ -97,7 +97,7 @@ def explore(search: Search, work: Task, slots: int, estimate: Estimate) -> Outco
     )
 
 
-def confirm(search: Search, work: Task, explored: Outcome) -> Outcome:
+def confirm(search: Search, work: Task, explored: Outcome, estimate: Estimate) -> Outcome:
     """Train the best settings again, with each of the seeds and to the end; their means rank them.
 
     Raises as :func:`explore` does.
@@ -111,7 +111,7 @@ def confirm(search: Search, work: Task, explored: Outcome) -> Outcome:
         work,
         "confirm",
         len(wanted),
-        None,
+        estimate.of_confirmation(explored.ranking, points),
         [],
         scheduler=FIFOScheduler(),
         search_alg=BasicVariantGenerator(points_to_evaluate=wanted),
@@ -139,7 +139,7 @@ def first_points(settings: Settings, space: Space) -> list[Point]:
     """What is tried in any case: all points of a grid or of a random search, and those known to work for Optuna."""
     if settings.search == "grid":
         return space.grid_points(settings.grid_points)
-    if settings.search == "tpe" and settings.scheduler != "pbt":
+    if settings.search == "tpe":
         return space.known()[: settings.trials]
     return space.random_points(settings.trials, settings.seed)
 
@@ -149,7 +149,7 @@ def _run(
     work: Task,
     phase: str,
     wanted: int,
-    estimate: Estimate | None,
+    estimate: Estimate,
     callbacks: Sequence[Callback],
     **options: Any,
 ) -> Outcome:
@@ -169,7 +169,8 @@ def _run(
             num_samples=wanted,
             resources_per_trial=work.resources(),
             storage_path=storage(settings),
-            resume=begun(settings, phase),
+            # Who goes on has mended what trials failed of, or wants to see it again.
+            resume="AUTO+ERRORED" if begun(settings, phase) else False,
             max_failures=settings.max_failures,
             reuse_actors=True,
             raise_on_failed_trial=False,
@@ -220,8 +221,8 @@ def _scheduler(settings: Settings, space: Space) -> TrialScheduler:
     return ASHAScheduler(
         time_attr=time_attr,
         max_t=most,
-        # Two rungs, after about a ninth and a third of the budget. Rounded up: a third one just before the end would
-        # stop trials that have all but used it.
+        # Rungs after a ninth of the budget and at its multiples by the factor, short of the budget. Rounded up, so that
+        # none comes just before the end and stops trials that have all but used it.
         grace_period=-(-most // settings.reduction**2),
         reduction_factor=settings.reduction,
     )

@@ -28,7 +28,7 @@ class Settings:
     """Passes over the training split that a trial may use; with --budget seconds as many as there is time for."""
     budget: Literal["epochs", "seconds"] = "epochs"
     """What trials have in equal measure and are stopped early by."""
-    seconds: Annotated[float, Field(gt=0)] = 300.0
+    seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
     """Time of a trial with --budget seconds, the building of its model included; its last whole epoch is judged."""
     ranks_per_trial: Count = 1
     """Horovod ranks that train a trial together."""
@@ -36,7 +36,7 @@ class Settings:
     """Cores, and threads, of a rank."""
     gpus_per_rank: Annotated[int, Field(ge=0)] | None = None
     """GPUs of a rank; default 1 where the cluster has some, else 0."""
-    memory_per_rank: Annotated[float, Field(gt=0)] | None = None
+    memory_per_rank: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """GiB of memory of a rank; default an estimate for the largest resolution and batch."""
     placement: Literal["pack", "spread"] = "pack"
     """Ranks of a trial on as few nodes as possible, or on as many."""
@@ -125,12 +125,22 @@ def parse(argv: Sequence[str]) -> Search:
 
 def _search(flags: Mapping[str, Any]) -> Search:
     own = Settings.__pydantic_fields__  # type: ignore[attr-defined]
+    if flags.get("storage") == "":
+        raise InputError("--storage needs a path or a URI: received ''. Name one, or leave it out.")
     if "://" not in flags.get("storage", "://"):  # a path that holds in any folder
         flags = {**flags, "storage": str(Path(flags["storage"]).absolute())}
     # The command line's reader takes what looks like JSON for it, within a list of values too.
     flags = {**flags, "vary": [str(part) for part in flags.get("vary", ())]}
     if flags.get("budget") == "seconds":
         flags = {"epochs": _NO_LIMIT, **flags}
+    elif "seconds" in flags:
+        raise InputError(f"--seconds is a budget: received {flags['seconds']} without --budget seconds. Add it.")
+    if flags.get("scheduler") == "pbt":
+        if flags.get("search", "random") == "tpe":
+            raise InputError(
+                "a population changes settings itself: received --search tpe with --scheduler pbt. Leave it out."
+            )
+        flags = {"search": "random", **flags}
     settings = _checked({name: value for name, value in flags.items() if name in own})
     given = {name: value for name, value in flags.items() if name not in own}
     if settings.scheduler == "pbt":

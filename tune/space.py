@@ -34,6 +34,8 @@ DEFAULT: Mapping[str, str] = {
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})(?: +(log)| +step +({_NUMBER}))?")
 _SIDE_STEP = 8  # of resolutions
+# What a trial's memory depends on.
+_DEMANDING = ("recipe", "resolution", "stages", "global_batch", "accumulate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +53,14 @@ class Range:
         """A value at random."""
         if self.log:
             return self.nearest(float(np.exp(draw.uniform(np.log(self.low), np.log(self.high)))))
-        return draw.choice(self._steps()) if self.step else draw.uniform(self.low, self.high)
+        if self.step:
+            return self.nearest(self.low + self.step * draw.randrange(self._count))
+        return draw.uniform(self.low, self.high)
 
     def grid(self, most: int) -> list[float]:
         """Up to `most` values from one end to the other."""
-        if self.step and len(self._steps()) <= most:
-            return self._steps()
+        if self.step and self._count <= most:
+            return [self.nearest(self.low + self.step * index) for index in range(self._count)]
         spaced = np.geomspace if self.log else np.linspace
         return list(dict.fromkeys(self.nearest(float(value)) for value in spaced(self.low, self.high, most)))
 
@@ -65,7 +69,7 @@ class Range:
         if self.step:
             value = self.low + round((value - self.low) / self.step) * self.step
         value = min(max(value, self.low), self.high)
-        return int(value) if isinstance(self.low, int) else value
+        return round(value) if isinstance(self.low, int) else value
 
     def __contains__(self, value: object) -> bool:
         return isinstance(value, int | float) and self.low <= value <= self.high and self.nearest(value) == value
@@ -78,17 +82,15 @@ class Range:
             return IntDistribution(self.low, int(self.high), log=self.log, step=int(self.step or 1))
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
-    def largest(self) -> float:
-        """The upper end."""
-        return self.high
-
     def __str__(self) -> str:
         ending = " log" if self.log else f" step {_exact(self.step)}" if self.step else ""
         return f"{_exact(self.low)}..{_exact(self.high)}{ending}"
 
-    def _steps(self) -> list[float]:
+    @property
+    def _count(self) -> int:
+        """How many values there are."""
         assert self.step is not None
-        return [self.nearest(value) for value in np.arange(self.low, self.high + self.step / 1e6, self.step).tolist()]
+        return round((self.high - self.low) / self.step) + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +123,6 @@ class Choice:
             # Optuna's databases can't hold lists; its memory can.
             warnings.filterwarnings("ignore", message="Choices for a categorical distribution")
             return CategoricalDistribution(self.values)
-
-    def largest(self) -> Any:
-        """The largest of numbers."""
-        return max(self.values)
 
     def __str__(self) -> str:
         return f"[{', '.join(map(str, self.values))}]"
@@ -194,9 +192,18 @@ class Space:
         return float(np.mean([np.mean(np.square(self.config(p).resolutions())) for p in points]))
 
     def largest(self) -> Config:
-        """The most demanding trial: each of resolution and batch at its largest. Raises InputError."""
-        most = {n: p.largest() for n, p in self.parameters.items() if n in ("resolution", "global_batch")}
-        return self.config(self.random_points(1, seed=0)[0] | most)
+        """The trial that needs the most memory: that of the most input pixels in a batch. Raises InputError."""
+        axes = {n: p.grid(2) for n, p in self.parameters.items() if n in _DEMANDING}
+        anywhere = self.random_points(1, seed=0)[0]
+        found, refusal = [], None
+        for values in itertools.product(*axes.values()):
+            try:
+                found.append(self.config(anywhere | dict(zip(axes, values, strict=True))))
+            except InputError as error:  # as the trial will find
+                refusal = error
+        if refusal and not found:
+            raise refusal
+        return max(found, key=lambda c: c.global_batch / c.accumulate * max(c.resolutions()) ** 2)
 
     def texts(self) -> dict[str, Any]:
         """The space as YAML can hold it, and as it can be read again."""
@@ -260,6 +267,8 @@ def _range(name: str, text: str, match: re.Match[str], checked: Callable[[Any], 
     if log and low <= 0:
         raise InputError(f"a logarithmic range must start above 0: received {text!r} for {name}.")
     whole = isinstance(low, int)
+    if step and whole and not float(step).is_integer():
+        raise InputError(f"the step of {name} must be a whole number: received {text!r}.")
     default = (_SIDE_STEP if name == "resolution" else 1) if whole and not log else None
     size = (int(float(step)) if whole else float(step)) if step else default
     if size is not None and size <= 0:

@@ -61,11 +61,12 @@ def run(search: Search) -> bool:
         work = cluster.task(search)
         slots = cluster.slots(search, work)
         print(f"{search.count()} trials of {work.ranks} rank(s), {slots} at a time", flush=True)
-        outcome = phases.explore(search, work, slots, estimated(search, work, slots))
+        estimate = estimated(search, work, slots)
+        outcome = phases.explore(search, work, slots, estimate)
         if settings.confirm and outcome.ranking and not outcome.interrupted:
             winner.write_best(search, outcome.ranking[0], ())
             write_report(settings.out)  # whatever befalls the rest
-            outcome = phases.confirm(search, work, outcome)
+            outcome = phases.confirm(search, work, outcome, estimate)
         conclude(search, work, outcome)
     return outcome.interrupted
 

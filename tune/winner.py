@@ -21,6 +21,8 @@ from tune.records import Summary, told
 from tune.settings import Search
 from tune.trial import Task, read_checkpoint
 
+_MEASURED = 3  # points at most: one that the job refuses is only marked, as in the search
+
 
 def measure(search: Search, work: Task) -> tuple[float, Config]:
     """Train some steps of the first trial's settings, so that wrong options and missing data show before the search.
@@ -29,12 +31,19 @@ def measure(search: Search, work: Task) -> tuple[float, Config]:
         Images per second of a trial's ranks together, and with which configuration.
 
     Raises:
-        InputError: the job refused the options.
+        InputError: the job refused the options, and those of the trials after it too.
         RunError: it failed in another way.
     """
-    config = search.space.config(search.space.random_points(1, search.settings.seed)[0])
-    options = plain(config) | {"threads": work.cpus, "run": str(Path(work.folder) / "measurement")}
-    return in_group(work, runs.measure, options), config
+    refusal: InputError | None = None
+    for point in search.space.random_points(_MEASURED, search.settings.seed):
+        config = search.space.config(point)
+        options = plain(config) | {"threads": work.cpus, "run": str(Path(work.folder) / "measurement")}
+        try:
+            return in_group(work, runs.measure, options), config
+        except InputError as error:
+            refusal = error
+    assert refusal is not None
+    raise refusal
 
 
 def finish(search: Search, work: Task, best: Summary, trial: Trial) -> dict[str, Any]:
@@ -104,6 +113,7 @@ def write_best(search: Search, best: Summary, seeds: Sequence[Summary]) -> Path:
         f"{best.epochs} epoch(s), "
         f"{ranks} rank(s), limit_train {config.limit_train or 'none'}.\n"
         f"# Train it: {train_command(path, ranks)}\n"
+        + ("# A population's: its weights had other settings before these.\n" * (search.settings.scheduler == "pbt"))
     )
     write_atomically(path, (notes + yaml.safe_dump(dict(values), sort_keys=False)).encode())
     return path

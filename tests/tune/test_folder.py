@@ -84,6 +84,10 @@ def test_storage_that_cannot_be_used_and_a_damaged_state_are_refused_in_one_line
     (tmp_path / "search" / "experiment_state-1.json").write_text('{"trial_data": [')
     with pytest.raises(InputError, match=r"experiment_state-1\.json is damaged"):
         begun(settings, "search")
+    (tmp_path / "search" / "experiment_state-0.json").write_text("{}")
+    assert begun(settings, "search")
+    names = sorted(path.name for path in (tmp_path / "search").iterdir())
+    assert names == ["damaged-experiment_state-1.json", "experiment_state-0.json"]
 
 
 def test_each_part_of_a_search_says_how_it_was_made_and_how_long_it_took(tmp_path: Path) -> None:

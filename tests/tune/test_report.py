@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from job.errors import InputError
+from job.run.report import duration
 from tests.tune.books import epochs, make_folder
 from tests.tune.searches import ROOT
 from tune.charts import pareto
-from tune.records import ranked, summaries, write
+from tune.folder import claim
+from tune.records import candidates, ranked, summaries, write
 from tune.report import importance, write_report
 from tune.settings import parse
 
@@ -97,6 +99,36 @@ def test_the_winner_is_one_that_used_its_whole_budget(tmp_path: Path) -> None:
     lucky = summaries(epochs("search", 99, dict(trials[0].settings), 2, "stopped", plus=0.5), "search")
     assert ranked([*trials, *lucky])[0].status == "done"
     assert ranked(lucky)[0] is lucky[0]
+
+
+def test_values_that_are_lists_or_hold_dollars_are_reported(tmp_path: Path) -> None:
+    weights = "/data/a$1_$b.h5"
+    argv = ["--vary", "stages=[],[[0.4,32]]", "--vary", f"weights=none,{weights}", "--trials", "12", "--epochs", "6"]
+    search = parse([*argv, "--out", str(tmp_path)])
+    claim(search)
+    points = search.space.random_points(12, seed=5)
+    write(
+        tmp_path / "trials.parquet",
+        [row for number, point in enumerate(points) for row in epochs("search", number, point, 6, "done")],
+    )
+    text = Page(write_report(tmp_path).read_text()).text
+    assert weights in text and "What matters" in text
+
+
+def test_a_confirmed_winner_is_marked_and_its_cost_counts(tmp_path: Path) -> None:
+    rows = make_folder(tmp_path)
+    page = write_report(tmp_path).read_text()
+    assert page.partition('id="trials"')[2].count('class="best"') == 1
+    both = [t for phase in ("search", "confirm") for t in summaries(rows, phase)]
+    assert duration(sum(t.cost for t in both)) in Page(page).text
+
+
+def test_more_are_confirmed_than_used_their_whole_budget(tmp_path: Path) -> None:
+    trials = summaries(make_folder(tmp_path), "search")
+    whole = sum(t.whole for t in trials)
+    chosen = candidates(ranked(trials), whole + 3)
+    assert len(chosen) == whole + 3
+    assert chosen[:whole] == candidates([t for t in ranked(trials) if t.whole], whole)
 
 
 def test_importance_finds_the_parameter_that_decides(tmp_path: Path) -> None:

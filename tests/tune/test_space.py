@@ -138,6 +138,7 @@ def test_lists_keep_their_types() -> None:
         ({"optimizer": "adam..adamw"}, "can't be read"),
         ({"flip": "0..1"}, "has no range"),
         ({"global_batch": []}, "has no values"),
+        ({"resolution": "32..64 step 8.5"}, "whole number"),
         ({}, "nothing is searched"),
     ],
 )
@@ -150,6 +151,17 @@ def test_a_wrong_space_is_refused_in_one_line(texts: dict[str, Any], message: st
 def test_the_largest_trial_has_the_largest_resolution_and_batch() -> None:
     config = space(resolution="32..96", global_batch="32,256", dropout="0..0.5").largest()
     assert (config.resolution, config.global_batch) == (96, 256)
+    staged = space(resolution="32..48", stages="[],[[0.4,224]]").largest()
+    assert max(staged.resolutions()) == 224
+    assert max(space(recipe="original,best").largest().resolutions()) == 56
+
+
+def test_a_logarithmic_range_of_whole_numbers_has_both_ends() -> None:
+    parameter = space(global_batch="16..256 log").parameters["global_batch"]
+    assert parameter.grid(5) == [16, 32, 64, 128, 256]
+    draw = random.Random(0)
+    drawn = {parameter.sample(draw) for _ in range(20_000)}
+    assert {16, 256} <= drawn and all(type(value) is int for value in drawn)
 
 
 def test_a_point_outside_comes_back_to_the_nearest_inside() -> None:
