@@ -34,7 +34,10 @@ OPTIONS = (
     " --input-range=-1..1 --batch-norm-momentum 0.9 --search random --no-measure"
 ).split()
 SCHEDULERS = {"none": TRIALS, "asha": 3 * TRIALS}
-ONE_BY_ONE = ["--epochs", "1", "--trials", "6", "--scheduler", "none", "--cpus-per-rank", str(os.cpu_count())]
+CORES = os.cpu_count() or 1
+ONE_BY_ONE = ["--epochs", "1", "--trials", "6", "--scheduler", "none"]
+RANKS = (1, 2)
+"""Of each trial, when what it costs beyond its training is measured."""
 
 
 def main() -> None:
@@ -48,9 +51,14 @@ def main() -> None:
     options.records.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         if options.only != "asha":
-            started = datetime.now(UTC)
-            rows = _search(Path(scratch) / "overhead", options.data_dir, *ONE_BY_ONE)
-            _write(options.records / "overhead.json", ONE_BY_ONE, overhead(rows, started))
+            by_ranks = {}
+            for ranks in RANKS:
+                started = datetime.now(UTC)
+                who = ["--ranks-per-trial", str(ranks), "--cpus-per-rank", str(max(1, CORES // ranks))]
+                rows = _search(Path(scratch) / f"overhead-{ranks}", options.data_dir, *ONE_BY_ONE, *who)
+                by_ranks[ranks] = overhead(rows, started)
+                print(f"with {ranks} rank(s): {by_ranks[ranks]}", flush=True)
+            _write(options.records / "overhead.json", ONE_BY_ONE, {"by_ranks": by_ranks})
         if options.only != "overhead":
             record = measure_asha(Path(scratch), options.data_dir)
             _write(options.records / "asha.json", [f"--epochs {EPOCHS}"], record)
@@ -67,7 +75,6 @@ def overhead(rows: list[Row], started: datetime) -> dict[str, Any]:
         for trial, start, end in zip(trials, ends, ends[1:], strict=False)
     ]
     later = beyond[1:]
-    print(f"beyond its epoch a trial takes {statistics.mean(later):.1f} s; the first {beyond[0]:.1f} s, start included")
     return {
         "mean": statistics.mean(later),
         "standard_deviation": statistics.stdev(later),
@@ -109,6 +116,7 @@ def _search(out: Path, data_dir: Path | None, *args: str) -> list[Row]:
 
 def _write(path: Path, args: list[str], record: dict[str, Any]) -> None:
     machine = environment(1, 1, "as each rank finds them")
+    del machine["ranks"], machine["threads_per_rank"]  # by search
     path.write_text(json.dumps({"options": " ".join([*OPTIONS, *args]), **machine, **record}, indent=1) + "\n")
 
 

@@ -100,10 +100,14 @@ def asha(record: dict[str, Any]) -> str:
 
 def overhead(record: dict[str, Any]) -> str:
     """What a trial costs beyond its training."""
-    return (
-        f"A trial takes {record['mean']:.1f} ± {record['standard_deviation']:.1f} s beyond its own training;\n"
-        f"the first {record['first_with_start_and_import']:.0f} s, with the start of Ray and the import of TensorFlow."
-    )
+    lines = [
+        "| ranks of a trial | seconds beyond its training | of the first, with Ray's start and TensorFlow's import |"
+    ]
+    lines.append("| --- " * 3 + "|")
+    for ranks, found in record["by_ranks"].items():
+        mean, spread = found["mean"], found["standard_deviation"]
+        lines.append(f"| {ranks} | {mean:.1f} ± {spread:.1f} | {found['first_with_start_and_import']:.0f} |")
+    return "\n".join(lines)
 
 
 def _limits(folder: Path) -> str:

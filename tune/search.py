@@ -125,14 +125,15 @@ def confirm(search: Search, work: Task, explored: Outcome, estimate: Estimate) -
 
 
 class Retries(Callback):
-    """Gives every trial the number of retries that is wanted now: one that Tune restores has that of its beginning."""
+    """Gives every trial the number of retries that is wanted, from now on: one that Tune restores has used some."""
 
     def __init__(self, most: int) -> None:
         self._most = most
+        self._before: dict[str, int] = {}
 
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         for trial in trials:
-            trial.max_failures = self._most
+            trial.max_failures = self._most + self._before.setdefault(trial.trial_id, trial.num_failures)
 
 
 def first_points(settings: Settings, space: Space) -> list[Point]:

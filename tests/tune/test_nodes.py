@@ -80,7 +80,7 @@ def test_asha_stops_what_cannot_learn_and_leaves_nothing_on_the_cluster(two_node
     rates = ["--search", "grid", "--vary", "learning_rate=1e-3,1e-9,1e-8,1e-7", "--dropout", "0", "--resolution", "32"]
     size = ["--limit-train", "640", "--limit-eval", "200", "--global-batch", "16", "--batch-norm-momentum", "0.5"]
     fixed = ["--dataset", "garments", "--weights", "none", "--no-measure", "--epochs", "9", "--address", two_nodes]
-    sweep = Sweep(tmp_path / "s", *rates, *size, *fixed, small=False)
+    sweep = Sweep(tmp_path / "s", *rates, *size, *fixed, "--ranks-per-trial", "2", "--placement", "spread", small=False)
     sweep.wait_for(lambda: bool(sweep.rows()))
     during = workers()
     assert sweep.end() == 0, sweep.output

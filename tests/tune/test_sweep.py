@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from job.data import garments
 from tests.tune.searches import ROOT, SMALL, Sweep, all_gone, named
 from tune.records import SCHEMA, ranked, read, summaries
 from tune.report import write_report
@@ -96,7 +98,9 @@ def test_what_cannot_start_is_refused_with_the_numbers(args: list[str], message:
 
 @pytest.mark.slow
 def test_missing_data_end_the_search_before_its_first_trial(tmp_path: Path) -> None:
-    args = ["--data-dir", str(tmp_path / "none"), "--out", str(tmp_path / "s"), "--weights", "none"]
+    data = tmp_path / "data.npz"
+    args = ["--data-dir", str(data), "--weights", "none", "--resolution", "32", "--epochs", "1"]
+    args += ["--limit-train", "64", "--limit-eval", "32", "--global-batch", "32"]
     sweep = Sweep(tmp_path / "s", *args, small=False)
     assert sweep.end(120) == 2
     assert "error: " in sweep.output and "Traceback" not in sweep.output
@@ -106,6 +110,12 @@ def test_missing_data_end_the_search_before_its_first_trial(tmp_path: Path) -> N
     assert "begins again after a failure" in sweep.output
     assert [(row["status"], row["epoch"]) for row in sweep.rows()] == [("failed", 0)]
     assert "in load" in (sweep.out / "ray.log").read_text()  # the rank's own traceback
+    drawn = garments.draw(train=270, test=40)
+    images, labels = (drawn.train_images, drawn.test_images), (drawn.train_labels, drawn.test_labels)
+    np.savez(data, x_train=images[0], y_train=labels[0], x_test=images[1], y_test=labels[1])
+    sweep = Sweep(tmp_path / "s", "--resume", str(sweep.out), small=False)
+    assert sweep.end(180) == 0, sweep.output
+    assert [(row["status"], row["epoch"]) for row in sweep.rows()] == [("done", 1)]
 
 
 @pytest.mark.slow
