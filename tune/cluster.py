@@ -132,6 +132,11 @@ def nodes() -> list[Mapping[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def machines() -> int:
+    """How many machines the nodes that are alive are on."""
+    return len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]})
+
+
 def _place(bundles: Sequence[Mapping[str, float]], free: list[dict[str, float]]) -> bool:
     """Take each bundle's resources from the first node that has them; False if one finds no place."""
     for bundle in bundles:

@@ -61,6 +61,8 @@ def run(search: Search) -> bool:
         work = cluster.task(search)
         slots = cluster.slots(search, work)
         print(f"{search.count()} trials of {work.ranks} rank(s), {slots} at a time", flush=True)
+        if settings.storage is None and (count := cluster.machines()) > 1:
+            print(f"trials may run on {count} machines: they must share {settings.out.absolute()}, or give --storage")
         estimate = estimated(search, work, slots)
         outcome = phases.explore(search, work, slots, estimate)
         if settings.confirm and outcome.ranking and not outcome.interrupted:
