@@ -18,8 +18,11 @@ DEFAULTS = {
 }
 # Horovod does not tune what it finds set; and 0.28.1 ends with a segmentation fault
 # (ParameterManager::BayesianParameter::SetValue) when a process that found one of them set meets the others a second
-# time, as elastic ranks do.
+# time, as elastic ranks do, and processes that are ranks of one job after another.
 TUNABLE_DEFAULTS = {"HOROVOD_FUSION_THRESHOLD": "0", "HOROVOD_CYCLE_TIME": "1"}
+
+MANY_WORLDS = "HOROVOD_KERAS_MANY_WORLDS"
+"""Set to 1 by who starts a process that is to be a rank of one world after another."""
 
 # Each launcher (horovodrun, mpirun, Slurm's PMI, ours) tells a rank its number in one of these.
 RANK_VARIABLES = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
@@ -38,8 +41,9 @@ def is_elastic() -> bool:
 def set_defaults(environment: MutableMapping[str, str] = os.environ) -> None:
     """Fill in what the user has not set; must happen before Horovod starts."""
     tuned = environment.get("HOROVOD_AUTOTUNE", "0") not in ("", "0")
-    for variable, value in (DEFAULTS if tuned or is_elastic() else DEFAULTS | TUNABLE_DEFAULTS).items():
+    meets_again = is_elastic() or environment.get(MANY_WORLDS) == "1"
+    for variable, value in (DEFAULTS if tuned or meets_again else DEFAULTS | TUNABLE_DEFAULTS).items():
         environment.setdefault(variable, value)
-    if is_elastic():
+    if meets_again:
         for variable in TUNABLE_DEFAULTS:
             environment.pop(variable, None)

@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from horovod_keras.environment import RANK_VARIABLES
+from horovod_keras.environment import MANY_WORLDS, RANK_VARIABLES
 from horovod_keras.rendezvous import interface_of
 
 # A rank may be this many reports ahead of those who take them, so that a slow taker bounds what waits in memory.
@@ -72,6 +72,7 @@ class MemberProcess:
         for name in self._world.union(RANK_VARIABLES):
             os.environ.pop(name, None)
         os.environ.update(environment)
+        os.environ[MANY_WORLDS] = "1"
         self._world = set(environment)
         self._member = Member(rank, size)
 

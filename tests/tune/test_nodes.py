@@ -88,6 +88,7 @@ def test_asha_stops_what_cannot_learn_and_leaves_nothing_on_the_cluster(two_node
     assert (trials[1e-3].status, trials[1e-3].epochs) == ("done", 9)
     stopped = [t for rate, t in trials.items() if rate < 1e-3 and t.status == "stopped"]
     assert len(stopped) >= 2 and all(t.epochs < 9 for t in stopped)
+    assert "after a failure" not in sweep.output
     assert all_gone(during)
     assert not listening()
     assert leftovers(two_nodes) == []
@@ -111,6 +112,7 @@ def test_a_search_on_two_nodes_leaves_nothing_on_the_cluster(
             os.kill(named(during, name)[0].pid, signal.SIGKILL)
         assert sweep.end() == 0, sweep.output
         assert all(t.status in ("done", "stopped") for t in summaries(sweep.rows(), "search"))
+        assert bool(victim) == ("after a failure" in sweep.output)
     assert all_gone(during)
     assert not listening()
     assert leftovers(two_nodes) == []
