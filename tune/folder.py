@@ -59,28 +59,19 @@ def storage(settings: Settings) -> str:
 
 
 def begun(settings: Settings, phase: str) -> bool:
-    """Whether Tune has noted the state of a phase. A damaged note is put aside where there is one before it.
+    """Whether Tune has noted the state of a phase. A note that is damaged gives way to the copy that was kept of it.
 
     Raises:
-        InputError: the storage can't be used, or no note can be read.
+        InputError: the storage can't be used, or neither note nor copy is whole.
     """
-    from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
-
-    place = storage(settings)
+    copy = _copy_of_state(settings, phase)
     try:
-        files, path = FileSystem.from_uri(place) if "://" in place else (LocalFileSystem(), place)
-        files.create_dir(f"{path}/{phase}", recursive=True)
-        states = sorted(
-            entry.path
-            for entry in files.get_file_info(FileSelector(f"{path}/{phase}"))
-            if entry.base_name.startswith("experiment_state")
-        )
-        texts = {state: files.open_input_stream(state).read() for state in states}
-        good = [state for state, text in texts.items() if _is_json(text)]
-        for state in states if good else ():
-            if state > good[-1]:  # Tune, which writes over its note in place, was killed while it did
-                folder, _, name = state.rpartition("/")
-                files.move(state, f"{folder}/damaged-{name}")
+        files, path = _state(settings, phase)
+        if path and not _is_json(files.open_input_stream(path).read()):
+            if not copy.exists():
+                raise InputError(f"{path} is damaged. Restore it, or start again with another --out.")
+            with files.open_output_stream(path) as note:
+                note.write(copy.read_bytes())
     except (OSError, ValueError) as error:
         if settings.storage is None:
             raise
@@ -88,9 +79,29 @@ def begun(settings: Settings, phase: str) -> bool:
         raise InputError(
             f"the storage can't be used: received --storage {settings.storage} ({reason:.300})."
         ) from error
-    if states and not good:
-        raise InputError(f"{states[-1]} is damaged. Restore it, or start again with another --out.")
-    return bool(states)
+    return path is not None
+
+
+def keep_state(settings: Settings, phase: str) -> None:
+    """Keep a copy of Tune's note of a phase's state: Tune writes over it in place, and may be killed while it does."""
+    files, path = _state(settings, phase)
+    if path and _is_json(text := files.open_input_stream(path).read()):
+        write_atomically(_copy_of_state(settings, phase), text)
+
+
+def _copy_of_state(settings: Settings, phase: str) -> Path:
+    return settings.out / f".{phase}-state.json"
+
+
+def _state(settings: Settings, phase: str) -> tuple[Any, str | None]:
+    """The file system of a phase's folder, which is made, and the path of Tune's newest note there, if it has any."""
+    from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
+
+    place = storage(settings)
+    files, path = FileSystem.from_uri(place) if "://" in place else (LocalFileSystem(), place)
+    files.create_dir(f"{path}/{phase}", recursive=True)
+    entries = files.get_file_info(FileSelector(f"{path}/{phase}"))
+    return files, max((e.path for e in entries if e.base_name.startswith("experiment_state")), default=None)
 
 
 def _is_json(text: bytes) -> bool:

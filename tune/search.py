@@ -1,5 +1,6 @@
 """The search in Ray Tune's terms: what is tried, who stops it, what is kept, and how it goes on."""
 
+import contextlib
 import logging
 import math
 import os
@@ -19,7 +20,7 @@ from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from tune.estimate import Estimate
-from tune.folder import BOOKS, begun, storage
+from tune.folder import BOOKS, begun, keep_state, storage
 from tune.live import Display
 from tune.prune import Prune
 from tune.records import Journal, Row, Summary, candidates, groups_of_seeds, ranked, summaries
@@ -136,6 +137,17 @@ class Retries(Callback):
             trial.max_failures = self._most + self._before.setdefault(trial.trial_id, trial.num_failures)
 
 
+class StateKeeper(Callback):
+    """Keeps a copy of Tune's own note of where a phase stands."""
+
+    def __init__(self, settings: Settings, phase: str) -> None:
+        self._settings, self._phase = settings, phase
+
+    def on_trial_result(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        with contextlib.suppress(OSError):  # Tune itself tells of a storage that fails
+            keep_state(self._settings, self._phase)
+
+
 def first_points(settings: Settings, space: Space) -> list[Point]:
     """What is tried in any case: all points of a grid or of a random search, and those known to work for Optuna."""
     if settings.search == "grid":
@@ -177,7 +189,13 @@ def _run(
             raise_on_failed_trial=False,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
-            callbacks=[journal, display, Retries(settings.max_failures), *callbacks],
+            callbacks=[
+                journal,
+                display,
+                Retries(settings.max_failures),
+                StateKeeper(settings, phase),
+                *callbacks,
+            ],
             verbose=0,
             **options,
         )

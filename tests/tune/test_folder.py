@@ -8,7 +8,7 @@ import yaml
 
 from job.errors import InputError
 from tests.tune.books import make_folder
-from tune.folder import begun, claim, described, held
+from tune.folder import begun, claim, described, held, keep_state
 from tune.settings import parse
 
 
@@ -84,10 +84,19 @@ def test_storage_that_cannot_be_used_and_a_damaged_state_are_refused_in_one_line
     (tmp_path / "search" / "experiment_state-1.json").write_text('{"trial_data": [')
     with pytest.raises(InputError, match=r"experiment_state-1\.json is damaged"):
         begun(settings, "search")
-    (tmp_path / "search" / "experiment_state-0.json").write_text("{}")
+
+
+def test_a_state_that_was_cut_gives_way_to_the_copy_that_was_kept(tmp_path: Path) -> None:
+    settings = parse(["--out", str(tmp_path)]).settings
+    keep_state(settings, "search")
+    assert not begun(settings, "search")
+    note = tmp_path / "search" / "experiment_state-1.json"
+    note.write_text('{"trial_data": [1]}')
+    keep_state(settings, "search")
+    note.write_text('{"trial_data": [')
+    keep_state(settings, "search")
     assert begun(settings, "search")
-    names = sorted(path.name for path in (tmp_path / "search").iterdir())
-    assert names == ["damaged-experiment_state-1.json", "experiment_state-0.json"]
+    assert note.read_text() == '{"trial_data": [1]}'
 
 
 def test_each_part_of_a_search_says_how_it_was_made_and_how_long_it_took(tmp_path: Path) -> None:
