@@ -143,7 +143,9 @@ class StateKeeper(Callback):
     def __init__(self, settings: Settings, phase: str) -> None:
         self._settings, self._phase = settings, phase
 
-    def on_trial_result(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
+    ) -> None:
         with contextlib.suppress(OSError):  # Tune itself tells of a storage that fails
             keep_state(self._settings, self._phase)
 
