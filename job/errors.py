@@ -49,6 +49,15 @@ def stop_when_told() -> Event:
     return stop
 
 
+def end_undisturbed() -> None:
+    """Have SIGTERM and SIGINT change nothing any more: the exit code is decided.
+
+    Python itself would give them their default back before the process has ended, and be killed by them.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def run_main(main: Callable[[], int], *, quiet: bool = False) -> NoReturn:
     """Run an entry point's `main` and leave the process with the exit code that it returns.
 

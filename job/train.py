@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from horovod_keras.environment import launched_rank
 from job import quiet
-from job.errors import run_main, stop_when_told
+from job.errors import end_undisturbed, run_main, stop_when_told
 
 if TYPE_CHECKING:
     from horovod_keras import Collectives
@@ -48,6 +48,7 @@ def main() -> int:
     finally:
         world.expect_the_end(ranks)
     ranks.leave()
+    end_undisturbed()
     return PREEMPTED if result["status"] == "preempted" else 0
 
 

@@ -246,6 +246,26 @@ run_main(train.main)
 """
 
 
+TOLD_TOO_LATE = """
+import os, signal
+from job import train
+from job.errors import run_main
+
+class Late:
+    def __del__(self):  # when Python takes its modules down
+        os.kill(os.getpid(), signal.SIGTERM)
+
+late = Late()
+train.train = lambda *arguments, **options: {"status": "done"}
+run_main(train.main)
+"""
+
+
+def test_a_signal_after_the_end_does_not_change_the_exit_code(launch) -> None:
+    done = launch(0, "-c", TOLD_TOO_LATE, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_process_that_cannot_leave_the_others_ends_and_says_so(launch) -> None:
     done = launch(0, "-c", NEVER_LEAVES, timeout=60)
     assert done.returncode == 1
