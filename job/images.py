@@ -14,7 +14,7 @@ from job.data.arrays import SIDE
 from job.errors import InputError
 
 MOST_PIXELS = 50_000_000
-"""Of a picture; some eleven bytes each are held at a time."""
+"""Of a picture; some eight bytes each are held at a time."""
 # All that Pillow's PNG and JPEG readers raise on damaged files.
 _DAMAGE = (OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, OverflowError, struct.error, zlib.error)
 

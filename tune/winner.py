@@ -31,16 +31,16 @@ def measure(search: Search, work: Task) -> tuple[float, Config]:
         Images per second of a trial's ranks together, and with which configuration.
 
     Raises:
-        InputError: the job refused the options, and those of the trials after it too.
+        InputError: the job refused the options, and those of the trials after it too; or data or weights are missing.
         RunError: it failed in another way.
     """
-    refusal: InputError | None = None
+    refusal: runs.RefusedError | None = None
     for point in search.space.random_points(_MEASURED, search.settings.seed):
         config = search.space.config(point)
         options = plain(config) | {"threads": work.cpus, "run": str(Path(work.folder) / "measurement")}
         try:
             return in_group(work, runs.measure, options), config
-        except InputError as error:
+        except runs.RefusedError as error:
             refusal = error
     assert refusal is not None
     raise refusal
@@ -85,8 +85,11 @@ def in_group(work: Task, function: Callable[..., Any], *args: Any) -> Any:
             finally:
                 group.shutdown()
         except (GroupError, ray.exceptions.RayError) as error:
-            if isinstance(error, GroupError) and (refusal := error.find("InputError")):
-                raise InputError(refusal.message) from None
+            if isinstance(error, GroupError):
+                if refusal := error.find("RefusedError"):
+                    raise runs.RefusedError(refusal.message) from None
+                if refusal := error.find("InputError"):
+                    raise InputError(refusal.message) from None
             logging.getLogger("ray").exception("outside of trials")
             raise RunError(f"the ranks failed: {error}. See ray.log.") from error
 

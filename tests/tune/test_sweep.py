@@ -119,6 +119,17 @@ def test_missing_data_end_the_search_before_its_first_trial(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_settings_that_the_job_refuses_are_marked_and_end_no_search_that_measures_first(tmp_path: Path) -> None:
+    job = ["--dataset", "garments", "--weights", "none", "--resolution", "32", "--dropout", "0", "--limit-train", "64"]
+    job += ["--limit-eval", "32", "--learning-rate", "1e-3", "--ranks-per-trial", "2"]
+    odd = ["--search", "grid", "--scheduler", "none", "--epochs", "1", "--vary", "global_batch=31,32"]
+    sweep = Sweep(tmp_path / "s", *job, *odd, small=False)
+    assert sweep.end() == 0, sweep.output
+    assert "measured" in sweep.output
+    assert sorted(t.status for t in summaries(sweep.rows(), "search")) == ["done", "refused"]
+
+
+@pytest.mark.slow
 def test_a_killed_rank_costs_the_trial_at_most_an_epoch(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path / "s", "--ranks-per-trial", "2", "--trials", "2", "--epochs", "5", "--scheduler", "none")
     sweep.wait_for(lambda: len(sweep.rows()) >= 2 and bool(sweep.ranks()))
