@@ -1,12 +1,12 @@
 """How accurate a recipe is, over several seeds: `python -m benchmarks.accuracy --recipe fast --seeds 3`.
 
 Each seed is a run of `job.train` of its own, in a folder of its own: stop this command and repeat it, and it goes on.
-Options behind `--` are handed to `job.train`. What a record holds of other recipes and precisions stays in it.
+Options behind `--` are handed to `job.train`. What a record holds of other runs stays in it.
 
     python -m benchmarks.accuracy --recipe fast --seeds 3 --json FILE --picture FILE [-- --weights FILE --precision …]
 """
 
-import argparse
+import itertools
 import json
 import shlex
 import statistics
@@ -14,19 +14,24 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Event
 from typing import Any
 
-from job.config import parse
+from job.command_line import Parser
+from job.config import CIRCUMSTANCES, Config, parse, parse_flags, plain, resolve
+from job.errors import InputError, run_main, stop_when_told
 from job.recipes import RECIPES
 
 GOAL = 0.945
 FIRST_SEED = 2017
+TOLD_APART = {"recipe", "seed", "weights", "precision", "protocol"}
+"""Options that have a place of their own in a record; `changed` has the others."""
 
 
 def main() -> int:
     argv = sys.argv[1:]
     end = argv.index("--") if "--" in argv else len(argv)
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__.splitlines()[0])
+    parser = Parser("python -m benchmarks.accuracy", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--recipe", choices=RECIPES, action="append", required=True, help="may be given several times")
     parser.add_argument("--seeds", type=int, default=3, help=f"how many, from {FIRST_SEED} on")
     parser.add_argument("--ranks", type=int, default=1, help="ranks under horovodrun; 1 is a single process")
@@ -35,87 +40,129 @@ def main() -> int:
     parser.add_argument("--picture", type=Path, help="write validation accuracy against minutes here")
     args = parser.parse_args(argv[:end])
     options = argv[end + 1 :]
-    precision = parse(options).precision
-    runs = []
-    for recipe in args.recipe:
-        for seed in range(FIRST_SEED, FIRST_SEED + args.seeds):
-            folder = args.folder / f"{recipe}-{precision}-{seed}"
-            train(recipe, seed, folder, args.ranks, options)
-            runs.append({"precision": precision} | summary(recipe, seed, folder))
-    print(table(runs))
+    if ours := parse_flags(options, "python -m job.train").keys() & {"recipe", "seed", "run", "config"}:
+        raise InputError(f"option {min(ours)} can't stand behind --: this command chooses it for each run.")
+    stop, runs = stop_when_told(), []
+    for recipe, number in itertools.product(args.recipe, range(args.seeds)):
+        job = ["--recipe", recipe, "--seed", str(FIRST_SEED + number), *options]
+        config = parse(job)
+        folder = args.folder / config.folder().name
+        if code := train([*job, "--run", str(folder)], args.ranks, stop):
+            return code
+        runs.append(summary(config, folder))
+    print("\n\n".join(part for part in (table(runs), paired(runs)) if part))
     if args.json:
-        if args.json.exists():
-            known = json.loads(args.json.read_text())["runs"]
-            mine = {(recipe, precision) for recipe in args.recipe}
-            runs = [run for run in known if (run["recipe"], run["precision"]) not in mine] + runs
+        known = json.loads(args.json.read_text())["runs"] if args.json.exists() else []
+        mine = {(title(run), run["seed"]) for run in runs}
+        runs = [run for run in known if (title(run), run["seed"]) not in mine] + runs
+        runs.sort(key=lambda run: (list(RECIPES).index(run["recipe"]), title(run), run["seed"]))
         args.json.write_text(json.dumps({"runs": runs}, indent=1) + "\n")
     if args.picture:
         draw(runs, args.picture)
     return 0
 
 
-def train(recipe: str, seed: int, folder: Path, ranks: int, options: Sequence[str]) -> None:
-    """Finish one run. Raises CalledProcessError if it fails."""
+def train(options: Sequence[str], ranks: int, stop: Event) -> int:
+    """Finish one run, or hand it on that this command is to stop. The run's exit code."""
     launcher = [str(Path(sys.executable).with_name("horovodrun")), "-np", str(ranks)] if ranks > 1 else []
-    job = ["-m", "job.train", "--recipe", recipe, "--seed", str(seed), "--run", str(folder), *options]
-    subprocess.run([*launcher, sys.executable, *job], check=True)
+    process = subprocess.Popen([*launcher, sys.executable, "-m", "job.train", *options])
+    while True:
+        try:
+            return process.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            if stop.is_set():
+                process.terminate()
 
 
-def epochs(folder: Path) -> list[dict[str, Any]]:
-    """The epochs' records of a run."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def history(folder: Path) -> list[dict[str, Any]]:
+    """The epochs' records of a run, none if it hasn't begun."""
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def summary(recipe: str, seed: int, folder: Path) -> dict[str, Any]:
-    """One run's line of the record; `seconds_to_94_5` counts epochs with their evaluation, None if never reached."""
+def summary(config: Config, folder: Path) -> dict[str, Any]:
+    """One run's line of the record.
+
+    `seconds_to_94_5` is the run's wall time until its first epoch at that accuracy on the validation split, the start
+    of its process included; None if there was none, or no validation split.
+    """
     result = json.loads((folder / "result.json").read_text())
     environment = json.loads((folder / "environment.json").read_text())
     del environment["command"]  # it holds paths of the machine; this one makes the run again
     environment["kernels"] = environment["kernels"].partition(" (")[0]
-    seconds, reached = 0.0, None
-    for epoch in epochs(folder):
-        seconds += epoch["seconds"]
-        if reached is None and epoch["val_accuracy"] >= GOAL:
-            reached = round(seconds, 1)
-    names = (
-        "val_accuracy",
-        "test_accuracy",
-        "test_accuracy_with_flips",
-        "seconds",
-        "epochs",
-        "weights",
-        "ranks",
-        "protocol",
-    )
-    named = {name: result[name] for name in names}
-    named["weights"] = Path(result["weights"]).resolve().name  # where the file lay is nobody's business
-    how = {"command": shlex.join(sys.orig_argv[1:]), "environment": environment}
-    return {"recipe": recipe, "seed": seed, "seconds_to_94_5": reached} | named | how | {"history": epochs(folder)}
+    epochs = history(folder)
+    honest = config.protocol == "honest"
+    reached = [epoch["elapsed"] for epoch in epochs if honest and epoch["val_accuracy"] >= GOAL]
+    usual = plain(resolve([{"recipe": config.recipe}]))
+    changed = {
+        name: value
+        for name, value in plain(config).items()
+        if name not in CIRCUMSTANCES | TOLD_APART and value != usual[name]
+    }
+    measured = ("val_accuracy", "test_accuracy", "test_accuracy_with_flips", "seconds", "epochs", "ranks")
+    return {
+        "recipe": config.recipe,
+        "precision": config.precision,
+        "protocol": config.protocol,
+        "changed": changed,
+        "seed": config.seed,
+        "weights": Path(config.weights).resolve().name,  # where the file lay is nobody's business
+        **{name: result[name] for name in measured},
+        "seconds_to_94_5": reached[0] if reached else None,
+        "command": shlex.join(sys.orig_argv[1:]),
+        "environment": environment,
+        "history": epochs,
+    }
+
+
+def title(run: dict[str, Any]) -> str:
+    """What a table calls a run: its recipe, and what isn't as usual about it."""
+    parts = [run["recipe"]]
+    parts += [run["precision"]] if run["precision"] != "float32" else []
+    parts += [f"protocol {run['protocol']}"] if run["protocol"] != "honest" else []
+    return ", ".join([*parts, *(f"{name.replace('_', ' ')} {value}" for name, value in run["changed"].items())])
+
+
+def by_title(runs: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The runs that differ in their seeds alone, by what a table calls them."""
+    return {name: [run for run in runs if title(run) == name] for name in dict.fromkeys(map(title, runs))}
 
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
     """Mean ± standard deviation over seeds, a Markdown line a recipe."""
     lines = ["| recipe | seeds | validation | test | test with flips | minutes | minutes to 94.5 % validation |"]
     lines.append("| --- | --- | --- | --- | --- | --- | --- |")
-    for name in dict.fromkeys(title(run) for run in runs):
-        mine = [run for run in runs if title(run) == name]
-        accuracies = [spread([100 * run[name] for run in mine]) for name in
+    for name, mine in by_title(runs).items():
+        accuracies = [spread([100 * run[key] for run in mine]) for key in
                       ("val_accuracy", "test_accuracy", "test_accuracy_with_flips")]  # fmt: skip
         reached = [run["seconds_to_94_5"] / 60 for run in mine if run["seconds_to_94_5"] is not None]
         goal = f"{spread(reached)} ({len(reached)} of {len(mine)})" if reached else f"not reached (0 of {len(mine)})"
+        if mine[0]["protocol"] == "original":
+            accuracies[0], goal = f"{accuracies[0]}, best epoch on mirrored test images", "–"
         minutes = spread([run["seconds"] / 60 for run in mine])
         lines.append(f"| {name} | {len(mine)} | {' | '.join(accuracies)} | {minutes} | {goal} |")
     return "\n".join(lines)
 
 
-def title(run: dict[str, Any]) -> str:
-    """Recipe and precision, as a table names them."""
-    return run["recipe"] if run["precision"] == "float32" else f"{run['recipe']}, {run['precision']}"
+def paired(runs: Sequence[dict[str, Any]]) -> str:
+    """Differences of test accuracy between recipes, seed by seed, where two seeds or more are the same; else nothing.
+
+    All runs share the test images, so that a difference has less of their standard error than each accuracy has.
+    """
+    found = {name: {run["seed"]: run["test_accuracy"] for run in mine} for name, mine in by_title(runs).items()}
+    lines = []
+    for (first, ones), (second, others) in itertools.combinations(found.items(), 2):
+        seeds = sorted(ones.keys() & others.keys())
+        if len(seeds) > 1:
+            difference = spread([100 * (others[seed] - ones[seed]) for seed in seeds], sign="+")
+            lines.append(f"| {second} | {first} | {len(seeds)} | {difference} |")
+    head = ["| recipe | against | seeds | test, seed by seed |", "| --- | --- | --- | --- |"]
+    return "\n".join([*head, *lines] if lines else [])
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], sign: str = "") -> str:
     """Mean, and the sample's standard deviation where there are two values or more."""
-    mean = f"{statistics.mean(values):.2f}"
+    mean = f"{statistics.mean(values):{sign}.2f}"
     return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
@@ -126,19 +173,19 @@ def draw(runs: Sequence[dict[str, Any]], picture: Path) -> None:
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
     colours = dict(zip(RECIPES, ("#767676", "#0b7285", "#c2410c"), strict=True))
-    for run in runs:
-        minutes, accuracies = [0.0], []
-        for epoch in run["history"]:
-            minutes.append(minutes[-1] + epoch["seconds"] / 60)
-            accuracies.append(100 * epoch["val_accuracy"])
-        label = title(run) if run["seed"] == FIRST_SEED else None
-        style = "-" if run["precision"] == "float32" else "--"
-        axes.plot(minutes[1:], accuracies, style, marker=".", color=colours[run["recipe"]], label=label)
+    for name, mine in by_title([run for run in runs if run["protocol"] == "honest"]).items():
+        for label, run in zip([name, *[None] * (len(mine) - 1)], mine, strict=True):
+            minutes = [epoch["elapsed"] / 60 for epoch in run["history"]]
+            accuracies = [100 * epoch["val_accuracy"] for epoch in run["history"]]
+            style = "-" if run["precision"] == "float32" else "--"
+            axes.plot(minutes, accuracies, style, marker=".", color=colours[run["recipe"]], label=label)
     axes.axhline(100 * GOAL, color="#999999", linewidth=0.8, linestyle="--")
-    axes.set(xlabel="minutes", ylabel="validation accuracy, %", ylim=(80, None))
+    # From a few minutes to hours.
+    axes.set(xscale="log", xlabel="minutes", ylabel="validation accuracy, %", ylim=(88, None))
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.legend()
     figure.savefig(picture, dpi=150)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

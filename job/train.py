@@ -128,7 +128,7 @@ def run(
         position, metrics = start.at_one_place(model, place, ranks)
     world.stop_if_told(ranks, stop, "before the first step")
 
-    journal = Journal(folder, config, len(data.splits.train), steps, on_epoch) if folder else None
+    journal = Journal(folder, config, len(data.splits.train), steps, timings, on_epoch) if folder else None
     keeper = Keeper(folder, ranks, position, metrics, config, steps, stop, watch, timings, kept, journal)
     callbacks = [BroadcastInitialState(ranks), MetricAverage(ranks)]
     if folder:

@@ -82,9 +82,8 @@ class Keeper(keras.callbacks.Callback):
         self.config, self.steps, self.stop, self.watchdog = config, steps, stop, watchdog
         self.timings, self.kept, self.journal = timings, kept, journal
         self._open = contextlib.ExitStack()
-        self._saved, self._mark = time.monotonic(), timings.start
-        if position.seconds:
-            timings.add("earlier", position.seconds)
+        self._saved = time.monotonic()
+        timings.went_before(position.seconds)
         self._fresh = True
         """Whether nothing was saved since the run was begun or resumed."""
 
@@ -184,13 +183,6 @@ class Keeper(keras.callbacks.Callback):
         if float(self.model.optimizer.exchange.agreed[Exchange.MEET]) > 0:
             self._meet_others()
 
-    def seconds(self) -> float:
-        """Wall time of the run so far, all its parts together; call it when the position is saved."""
-        now = time.monotonic()
-        self.position = replace(self.position, seconds=self.position.seconds + now - self._mark)
-        self._mark = now
-        return self.position.seconds
-
     def _meet_others(self) -> NoReturn:
         if self.folder is not None:  # in the next world another process may be rank 0, and read what is there
             self.folder.checkpoints.wait()
@@ -208,7 +200,7 @@ class Keeper(keras.callbacks.Callback):
 
     def _save(self, metrics: Arrays, *, best: bool = False) -> None:
         self._saved, self._fresh = time.monotonic(), False
-        self.seconds()
+        self.position = replace(self.position, seconds=self.timings.elapsed())
         if self.folder is not None:
             with self.timings.of("saving"):
                 chosen = state.weights(self.model) if best else None
@@ -230,6 +222,7 @@ class Journal(keras.callbacks.Callback):
         config: of the run.
         images: training images of an epoch, over all ranks.
         steps: batches of an epoch.
+        timings: of the run.
         on_epoch: called with each epoch's record when its checkpoint is on the disk (see `tell`).
     """
 
@@ -239,10 +232,12 @@ class Journal(keras.callbacks.Callback):
         config: Config,
         images: int,
         steps: int,
+        timings: Timings,
         on_epoch: Callable[[dict[str, Any]], None] | None,
     ) -> None:
         super().__init__()
         self.folder, self.epochs, self.steps, self.images = folder, config.epochs, steps, images
+        self.timings = timings
         self.resolutions, self.on_epoch = config.resolutions(), on_epoch
         self._bar: tqdm | None = None
         self._record: dict[str, Any] = {}
@@ -294,6 +289,7 @@ class Journal(keras.callbacks.Callback):
             "learning_rate": float(f"{float(self.model.optimizer.learning_rate):.6g}"),
             "images_per_second": round(self.images * self._batches / self.steps / training, 1),
             "seconds": round(total, 3),
+            "elapsed": round(self.timings.elapsed(), 3),
             "resolution": self.resolutions[epoch],
         }
         self.folder.append_metrics(record)

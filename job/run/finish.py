@@ -80,7 +80,7 @@ def finish(
         "epochs": config.epochs,
         "best_epoch": keeper.position.best_epoch,
         "ranks": ranks.size,
-        "seconds": round(keeper.seconds(), 3),
+        "seconds": round(timings.elapsed(), 3),
         "protocol": config.protocol,
         "data": data.set.source,
         "weights": config.weights,

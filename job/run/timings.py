@@ -23,6 +23,7 @@ class Timings:
         self.start = time.monotonic() - before
         self.seconds = {"import": before} if since_process_start else {}
         self.to_first_step: float | None = None
+        self._earlier: float | None = None
 
     @contextlib.contextmanager
     def of(self, name: str) -> Iterator[None]:
@@ -37,6 +38,20 @@ class Timings:
     def add(self, name: str, seconds: float) -> None:
         """Count seconds as `name`, and take them off what surrounds the call."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    def went_before(self, seconds: float) -> None:
+        """Note what the run had taken before this process took it up: the first word counts.
+
+        Later ones come from ranks that met anew, whose position tells of this process's own time too.
+        """
+        if self._earlier is None:
+            self._earlier = seconds
+            if seconds:
+                self.add("earlier", seconds)
+
+    def elapsed(self) -> float:
+        """Wall time of the run so far in seconds, all its parts together."""
+        return (self._earlier or 0.0) + time.monotonic() - self.start
 
     def stepped(self) -> None:
         """Note that a step has ended."""

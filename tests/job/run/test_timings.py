@@ -31,6 +31,14 @@ def test_only_the_first_step_is_the_first():
     assert timings.to_first_step == first
 
 
+def test_elapsed_goes_on_where_an_earlier_part_ended_and_counts_it_once():
+    timings = Timings(since_process_start=False)
+    timings.went_before(100.0)
+    timings.went_before(130.0)  # of ranks that met anew: this process's own time is in it
+    assert 100 <= timings.elapsed() < 105
+    assert timings.seconds["earlier"] == 100
+
+
 def test_the_start_of_a_process_counts_where_it_began_for_the_run():
     script = """
 import time
