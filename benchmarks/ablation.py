@@ -1,24 +1,31 @@
 """What each part of a recipe is worth: one change at a time, judged on the validation split; the test set stays unseen.
 
-    python -m benchmarks.ablation --recipe fast --weights FILE --json benchmarks/records/ablation.json
+    python -m benchmarks.ablation --recipe fast --weights FILE --json benchmarks/records/ablation_fast.json
 
 Each variant is a run of `job.train.train` in a process of its own and a folder of its own: stop this command and repeat
 it, and it goes on.
 """
 
-import argparse
+import itertools
 import json
 import multiprocessing
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
+from benchmarks.accuracy import history, spread
+from job.command_line import Parser
 from job.config import Config, resolve
+from job.errors import run_main, stop_when_told
+from job.run.folder import commit, processor
 
+AS_IT_IS = "as it is"
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "fast": {
-        "as it is": {},
+        AS_IT_IS: {},
         "shifts of ±2 px": {"shift": 2},
         "8 epochs: 4 at 32 px, 2 at 40, 2 at 48": {"epochs": 8, "stages": [[0.5, 32], [0.25, 40]]},
         "4 epochs": {"epochs": 4},
@@ -28,7 +35,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "cosine": {"schedule": "cosine"},
     },
     "best": {
-        "as it is": {},
+        AS_IT_IS: {},
         "no erasing": {"erase": 0.0},
         "no shifts": {"shift": 0},
         "cosine": {"schedule": "cosine"},
@@ -38,8 +45,8 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 """Changes of a recipe by name; each is compared with the recipe as it is."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__.splitlines()[0])
+def main() -> int:
+    parser = Parser("python -m benchmarks.ablation", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--recipe", choices=VARIANTS, required=True)
     parser.add_argument("--variant", action="append", help="only these, by name")
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 1 on (1)")
@@ -49,77 +56,91 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/ablation"), help="where the runs are kept")
     parser.add_argument("--json", type=Path, help="write the record here")
     args = parser.parse_args()
-    names = args.variant or list(VARIANTS[args.recipe])
-    rows = []
-    for name in names:
-        for seed in range(1, args.seeds + 1):
-            folder = args.folder / f"{args.recipe}-{name.replace(' ', '-')}-{seed}"
-            options = {"recipe": args.recipe, "seed": seed, "run": str(folder)}
-            options |= {"weights": args.weights, "precision": args.precision}
-            options |= ({"epochs": args.epochs} if args.epochs else {}) | VARIANTS[args.recipe][name]
-            rows.append({"variant": name, "seed": seed, **trained(resolve([options]))})
-            print(f"{name}, seed {seed}: validation {100 * rows[-1]['val_accuracy']:.2f}", flush=True)
+    common = {"recipe": args.recipe, "weights": args.weights, "precision": args.precision}
+    common |= {"epochs": args.epochs} if args.epochs else {}
+    stop, rows = stop_when_told(), []
+    for name, seed in itertools.product(args.variant or VARIANTS[args.recipe], range(1, args.seeds + 1)):
+        config = resolve([common, VARIANTS[args.recipe][name], {"seed": seed}])
+        config = replace(config, run=args.folder / config.folder().name)
+        if code := trained(config, stop):
+            return code
+        rows.append({"variant": name, "seed": seed, **summary(config)})
+        print(f"{name}, seed {seed}: validation {100 * rows[-1]['val_accuracy']:.2f}", flush=True)
     print(table(rows))
     if args.json:
         record = {
-            "command": shlex.join(sys.orig_argv),
+            "command": shlex.join(sys.orig_argv[1:]),
+            "commit": commit(),
+            "processor": processor(),
             "recipe": args.recipe,
-            "weights": Path(args.weights).name,
+            "weights": Path(args.weights).resolve().name,
             "precision": args.precision,
             "rows": rows,
         }
         args.json.write_text(json.dumps(record, indent=1) + "\n")
+    return 0
 
 
-def trained(config: Config) -> dict[str, Any]:
-    """Train one variant to its end, or find that it has been, and say how it did on the validation split."""
-    folder = config.folder()
-    if len(epochs(folder)) < config.epochs:
-        process = multiprocessing.get_context("spawn").Process(target=train, args=(config,))
-        process.start()
-        process.join()
-        if process.exitcode:
-            sys.exit(f"error: the run in {folder} ended with exit code {process.exitcode}. Repeat the command.")
-    history = epochs(folder)
-    return {
-        "val_accuracy": history[-1]["val_accuracy"],
-        "best_val_accuracy": max(epoch["val_accuracy"] for epoch in history),
-        "train_accuracy": history[-1]["accuracy"],
-        "epochs": config.epochs,
-        "resolutions": config.resolutions(),
-        "seconds": round(sum(epoch["seconds"] for epoch in history), 1),
-    }
+def trained(config: Config, stop: Event) -> int:
+    """Train one variant to its end, or find that it has been; the exit code."""
+    if len(history(config.folder())) == config.epochs:
+        return 0
+    process = multiprocessing.get_context("spawn").Process(target=train, args=(config,))
+    process.start()
+    while process.exitcode is None:
+        process.join(timeout=1)
+        if stop.is_set():
+            process.terminate()
+    return process.exitcode
 
 
 def train(config: Config) -> None:
-    """One run in this process, without a look at the test set."""
-    from job import quiet
+    """One run in this process, without a look at the test set; 75 if it was stopped."""
 
-    quiet.import_tensorflow()
-    from job.run import world
-    from job.train import train as run
+    def run() -> int:
+        stop = stop_when_told()
+        from job import quiet
 
-    run(config, world.join(config), test=False)
+        quiet.import_tensorflow()
+        from job.run import world
+        from job.train import train as train_one
+
+        result = train_one(config, world.join(config), stop=stop, test=False, whole_process=True)
+        return 75 if result["status"] == "preempted" else 0
+
+    run_main(run)
 
 
-def epochs(folder: Path) -> list[dict[str, Any]]:
-    """The epochs' records of a run, none if it hasn't begun."""
-    path = folder / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def summary(config: Config) -> dict[str, Any]:
+    """What a trained variant did on the validation split."""
+    epochs = history(config.folder())
+    return {
+        "val_accuracy": epochs[-1]["val_accuracy"],
+        "best_val_accuracy": max(epoch["val_accuracy"] for epoch in epochs),
+        "train_accuracy": epochs[-1]["accuracy"],
+        "epochs": config.epochs,
+        "resolutions": config.resolutions(),
+        "seconds": epochs[-1]["elapsed"],
+    }
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """A Markdown line a variant: means over seeds, and the difference from the recipe as it is."""
-    means = {}
+    """A Markdown line a variant: means over seeds, and the difference from the recipe as it is, seed by seed."""
+    validation = {(row["variant"], row["seed"]): 100 * row["val_accuracy"] for row in rows}
+    lines = ["| change | seeds | validation | against the recipe | training | minutes |", "| --- " * 6 + "|"]
     for name in dict.fromkeys(row["variant"] for row in rows):
         mine = [row for row in rows if row["variant"] == name]
-        means[name] = [100 * sum(row[key] for row in mine) / len(mine) for key in ("val_accuracy", "train_accuracy")]
-    lines = ["| change | validation | against the recipe | training |", "| --- | --- | --- | --- |"]
-    for name, (validation, training) in means.items():
-        change = f"{validation - means['as it is'][0]:+.2f}" if "as it is" in means else ""
-        lines.append(f"| {name} | {validation:.2f} | {change} | {training:.2f} |")
+        seeds = [row["seed"] for row in mine if (AS_IT_IS, row["seed"]) in validation]
+        changes = [validation[name, seed] - validation[AS_IT_IS, seed] for seed in seeds]
+        cells = [
+            spread([validation[name, row["seed"]] for row in mine]),
+            spread(changes, sign="+") if changes and name != AS_IT_IS else "–",
+            spread([100 * row["train_accuracy"] for row in mine]),
+            spread([row["seconds"] / 60 for row in mine]),
+        ]
+        lines.append(f"| {name} | {len(mine)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -53,9 +53,9 @@ def main() -> int:
     print("\n\n".join(part for part in (table(runs), paired(runs)) if part))
     if args.json:
         known = json.loads(args.json.read_text())["runs"] if args.json.exists() else []
-        mine = {(title(run), run["seed"]) for run in runs}
-        runs = [run for run in known if (title(run), run["seed"]) not in mine] + runs
-        runs.sort(key=lambda run: (list(RECIPES).index(run["recipe"]), title(run), run["seed"]))
+        mine = {(*kind(run), run["seed"]) for run in runs}
+        runs = [run for run in known if (*kind(run), run["seed"]) not in mine] + runs
+        runs.sort(key=lambda run: (list(RECIPES).index(run["recipe"]), *kind(run), run["seed"]))
         args.json.write_text(json.dumps({"runs": runs}, indent=1) + "\n")
     if args.picture:
         draw(runs, args.picture)
@@ -115,24 +115,25 @@ def summary(config: Config, folder: Path) -> dict[str, Any]:
     }
 
 
-def title(run: dict[str, Any]) -> str:
-    """What a table calls a run: its recipe, and what isn't as usual about it."""
+def kind(run: dict[str, Any]) -> tuple[str, str]:
+    """What runs that differ in their seeds alone have in common: recipe and what isn't as usual, and the processor."""
     parts = [run["recipe"]]
     parts += [run["precision"]] if run["precision"] != "float32" else []
     parts += [f"protocol {run['protocol']}"] if run["protocol"] != "honest" else []
-    return ", ".join([*parts, *(f"{name.replace('_', ' ')} {value}" for name, value in run["changed"].items())])
+    parts += [f"{name.replace('_', ' ')} {value}" for name, value in run["changed"].items()]
+    return ", ".join(parts), run["environment"]["processor"]
 
 
-def by_title(runs: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The runs that differ in their seeds alone, by what a table calls them."""
-    return {name: [run for run in runs if title(run) == name] for name in dict.fromkeys(map(title, runs))}
+def by_kind(runs: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The runs of each kind."""
+    return {same: [run for run in runs if kind(run) == same] for same in dict.fromkeys(map(kind, runs))}
 
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
     """Mean ± standard deviation over seeds, a Markdown line a recipe."""
-    lines = ["| recipe | seeds | validation | test | test with flips | minutes | minutes to 94.5 % validation |"]
-    lines.append("| --- | --- | --- | --- | --- | --- | --- |")
-    for name, mine in by_title(runs).items():
+    heads = ["recipe", "processor", "seeds", "validation", "test", "test with flips", "minutes"]
+    lines = [f"| {' | '.join(heads)} | minutes to 94.5 % validation |", "| --- " * 8 + "|"]
+    for (name, processor), mine in by_kind(runs).items():
         accuracies = [spread([100 * run[key] for run in mine]) for key in
                       ("val_accuracy", "test_accuracy", "test_accuracy_with_flips")]  # fmt: skip
         reached = [run["seconds_to_94_5"] / 60 for run in mine if run["seconds_to_94_5"] is not None]
@@ -140,23 +141,23 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
         if mine[0]["protocol"] == "original":
             accuracies[0], goal = f"{accuracies[0]}, best epoch on mirrored test images", "–"
         minutes = spread([run["seconds"] / 60 for run in mine])
-        lines.append(f"| {name} | {len(mine)} | {' | '.join(accuracies)} | {minutes} | {goal} |")
+        lines.append(f"| {name} | {processor} | {len(mine)} | {' | '.join(accuracies)} | {minutes} | {goal} |")
     return "\n".join(lines)
 
 
 def paired(runs: Sequence[dict[str, Any]]) -> str:
-    """Differences of test accuracy between recipes, seed by seed, where two seeds or more are the same; else nothing.
+    """Differences of test accuracy on one processor, seed by seed, where two seeds or more are the same; else nothing.
 
     All runs share the test images, so that a difference has less of their standard error than each accuracy has.
     """
-    found = {name: {run["seed"]: run["test_accuracy"] for run in mine} for name, mine in by_title(runs).items()}
+    found = {same: {run["seed"]: run["test_accuracy"] for run in mine} for same, mine in by_kind(runs).items()}
     lines = []
-    for (first, ones), (second, others) in itertools.combinations(found.items(), 2):
+    for ((first, processor), ones), ((second, another), others) in itertools.combinations(found.items(), 2):
         seeds = sorted(ones.keys() & others.keys())
-        if len(seeds) > 1:
+        if processor == another and len(seeds) > 1:
             difference = spread([100 * (others[seed] - ones[seed]) for seed in seeds], sign="+")
-            lines.append(f"| {second} | {first} | {len(seeds)} | {difference} |")
-    head = ["| recipe | against | seeds | test, seed by seed |", "| --- | --- | --- | --- |"]
+            lines.append(f"| {second} | {first} | {processor} | {len(seeds)} | {difference} |")
+    head = ["| recipe | against | processor | seeds | test, seed by seed |", "| --- " * 5 + "|"]
     return "\n".join([*head, *lines] if lines else [])
 
 
@@ -173,8 +174,8 @@ def draw(runs: Sequence[dict[str, Any]], picture: Path) -> None:
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
     colours = dict(zip(RECIPES, ("#767676", "#0b7285", "#c2410c"), strict=True))
-    for name, mine in by_title([run for run in runs if run["protocol"] == "honest"]).items():
-        for label, run in zip([name, *[None] * (len(mine) - 1)], mine, strict=True):
+    for same, mine in by_kind([run for run in runs if run["protocol"] == "honest"]).items():
+        for label, run in zip([", ".join(same), *[None] * (len(mine) - 1)], mine, strict=True):
             minutes = [epoch["elapsed"] / 60 for epoch in run["history"]]
             accuracies = [100 * epoch["val_accuracy"] for epoch in run["history"]]
             style = "-" if run["precision"] == "float32" else "--"

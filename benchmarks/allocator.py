@@ -17,7 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.step import Contender, processor
+from benchmarks.step import Contender
+from job.run.folder import processor
 
 OPERATIONS = {"our operations": "", "TensorFlow's": "off"}
 

@@ -6,7 +6,6 @@ python -m benchmarks.input [--json FILE] [--picture FILE]
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import numpy as np
 from job.data import garments
 from job.data.augmentation import Augmentation
 from job.data.pipeline import as_tf_dataset, batches
+from job.run.folder import processor
 
 BATCH = 64
 REPEATS = 7
@@ -52,7 +52,7 @@ def main() -> None:
         "unit": "images per second",
         "batch": BATCH,
         "cores": os.cpu_count(),
-        "processor": _processor(),
+        "processor": processor(),
         "numpy": np.__version__,
         "results": results,
     }
@@ -73,11 +73,6 @@ def _rates(make: Callable[[], Iterator[object]], count: int) -> dict[str, int | 
             pass
         rates.append(round(count / (time.perf_counter() - start)))
     return {"median": round(statistics.median(rates[1:])), "best": max(rates[1:]), "each": rates[1:]}
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _draw(record: dict, picture: Path) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.scaling_group import Group
 from benchmarks.scaling_picture import draw
-from benchmarks.step import processor
+from job.run.folder import processor
 
 BATCH = 64
 EXCHANGES = {"step": "as it is", "step by messages": "messages", "step alone": "none"}

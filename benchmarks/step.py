@@ -26,14 +26,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from benchmarks.step_picture import draw
+from job.run.folder import BFLOAT16, processor
 
 ROOT = Path(__file__).parents[1]
 TORCH = [f"pytorch {layout}{mode}" for layout in ("channels-last", "contiguous") for mode in ("", " compiled")]
 OURS_BFLOAT16 = "ours bfloat16"
 TORCH_BFLOAT16 = [f"pytorch channels-last bfloat16{mode}" for mode in ("", " compiled")]
 """Products in bfloat16 (PyTorch: its autocast), where the processor has them: contenders among themselves."""
-BFLOAT16 = ("AMX_BF16", "AVX512_BF16")
-"""What multiplies them in processors."""
 MATRIX = 2048
 NOMINAL_FLOP = 213e6
 """A training step's operations an image at 56 px as usually counted: 3 · 2 · 569 M multiply-adds · (56 / 224)²."""
@@ -212,16 +211,6 @@ def main() -> None:
         options.json.write_text(json.dumps(record, indent=1) + "\n")
     if options.picture:
         draw(record, options.picture)
-
-
-def processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    name = next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    widest = next((text for flag, text in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), "plain")
-    halves = next((f", {text}" for text in BFLOAT16 if text.lower() in flags), "")
-    return f"{name}, {widest}{halves}"
 
 
 def _show(record: dict[str, Any]) -> None:

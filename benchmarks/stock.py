@@ -18,7 +18,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from job.run.folder import processor
+from job.run.folder import commit, processor
 
 RESOLUTION, BATCH, EPOCHS, IMAGES, VALIDATION = 56, 64, 20, 55_000, 5_000
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stock", description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=60, help="steps of a turn (60)")
     parser.add_argument("--turns", type=int, default=5, help="turns (5); the quickest counts")
-    parser.add_argument("--json", type=Path, help="write the record here")
+    parser.add_argument("--json", type=Path, help="write the record here, beside those of other processors")
     args = parser.parse_args()
     base = keras.applications.MobileNet(
         input_shape=(RESOLUTION, RESOLUTION, 3), include_top=False, weights=None, pooling="avg"
@@ -51,7 +51,8 @@ def main() -> None:
     # The quickest turn: other work on the machine can only make the original look slower than it is.
     epoch = min(training) * IMAGES / len(images) + min(evaluation) * VALIDATION / len(images)
     record = {
-        "command": shlex.join(sys.orig_argv),
+        "command": shlex.join(sys.orig_argv[1:]),
+        "commit": commit(),
         "date": datetime.date.today().isoformat(),
         "processor": processor(),
         "keras": keras.__version__,
@@ -62,7 +63,9 @@ def main() -> None:
     }
     print(json.dumps(record, indent=1))
     if args.json:
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+        known = json.loads(args.json.read_text())["machines"] if args.json.exists() else []
+        others = [machine for machine in known if machine["processor"] != record["processor"]]
+        args.json.write_text(json.dumps({"machines": [*others, record]}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 A table stands between a line `<!-- NAME -->` and a line `<!-- /NAME -->`, and is replaced whole.
 """
 
+import itertools
 import json
 import statistics
 from collections.abc import Sequence
@@ -30,8 +31,9 @@ def main() -> None:
     step_record, scaling_record = _record("step.json"), _record("scaling.json")
     tables = {
         "accuracy": accuracy.table(runs),
+        "paired": accuracy.paired(runs),
         "runs": each_run(runs),
-        "speed": speed(runs, _record("stock.json")),
+        "speed": speed(runs, _record("stock.json")["machines"]),
         "step": step(step_record),
         "step in bfloat16": step(_record("step_amx.json")),
         "work": work(step_record["table"]),
@@ -41,8 +43,8 @@ def main() -> None:
         "allocator": allocator(_record("allocator.json")["results"]),
         "model": cost_model.markdown(scaling_record, cost_model.parser().parse_args(["--record", "scaling.json"])),
     }
-    if (RECORDS / "ablation.json").exists():
-        tables["ablation"] = ablation.table(_record("ablation.json")["rows"])
+    for path in RECORDS.glob("ablation_*.json"):
+        tables[f"ablation of {path.stem.removeprefix('ablation_')}"] = each_part(_record(path.name))
     if (RECORDS / "images.json").exists():
         tables |= {f"image {target}": image(found) for target, found in _record("images.json").items()}
     tables |= search_record.tables(RECORDS / "search")
@@ -59,35 +61,39 @@ def main() -> None:
 
 def each_run(runs: Sequence[dict[str, Any]]) -> str:
     """A Markdown line a run."""
-    lines = ["| recipe | seed | ranks | epochs | validation | test | test with flips | seconds | to 94.5 % | weights |"]
-    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    heads = ["recipe", "processor", "seed", "ranks", "epochs", "validation", "test", "test with flips", "seconds"]
+    lines = [f"| {' | '.join(heads)} | to 94.5 % | weights |", "| --- " * 11 + "|"]
     for run in runs:
         accuracies = " | ".join(f"{100 * run[name]:.2f}" for name in
                                 ("val_accuracy", "test_accuracy", "test_accuracy_with_flips"))  # fmt: skip
         reached = "–" if run["seconds_to_94_5"] is None else f"{run['seconds_to_94_5']:.0f}"
         lines.append(
-            f"| {accuracy.title(run)} | {run['seed']} | {run['ranks']} | {run['epochs']} | {accuracies} | "
+            f"| {' | '.join(accuracy.kind(run))} | {run['seed']} | {run['ranks']} | {run['epochs']} | {accuracies} | "
             f"{run['seconds']:.0f} | {reached} | {run['weights']} |"
         )
     return "\n".join(lines)
 
 
-def speed(runs: Sequence[dict[str, Any]], stock: dict[str, Any]) -> str:
-    """How many times as long the original's 20 epochs take in stock `fit` as `fast` takes to 94.5 %."""
-    original = stock["seconds_for_20_epochs_extrapolated"]
-    text = (
-        f"The original recipe's 20 epochs in the stock model's own `fit`, on the same machine: {original:,.0f} s "
-        f"(extrapolated from {stock['images_per_second']:.0f} images/s)."
-    )
-    for precision in dict.fromkeys(run["precision"] for run in runs if run["recipe"] == "fast"):
-        mine = [run for run in runs if (run["recipe"], run["precision"]) == ("fast", precision)]
+def speed(runs: Sequence[dict[str, Any]], stocks: Sequence[dict[str, Any]]) -> str:
+    """What the original's 20 epochs take in stock `fit`, and `fast` to 94.5 %, a line a processor and precision."""
+    heads = ["processor", "original: 20 epochs in stock `fit`, s", "`fast`", "at 94.5 % validation", "median s"]
+    lines = [f"| {' | '.join(heads)} | of the original |", "| --- " * 6 + "|"]
+    fast = accuracy.by_kind([run for run in runs if run["recipe"] == "fast"])
+    for stock, ((name, processor), mine) in itertools.product(stocks, fast.items()):
+        if stock["processor"] != processor:
+            continue
+        original = stock["seconds_for_20_epochs_extrapolated"]
         reached = [run["seconds_to_94_5"] for run in mine if run["seconds_to_94_5"]]
-        text += f" `fast` in {precision} reached 94.5 % validation with {len(reached)} of {len(mine)} seeds"
-        if reached:
-            seconds = statistics.median(reached)
-            text += f", in {seconds:.0f} s (median): **1/{original / seconds:.1f}** of that"
-        text += "."
-    return text
+        seconds = statistics.median(reached) if reached else None
+        took = f"{seconds:.0f} | **1/{original / seconds:.1f}**" if seconds else "– | –"
+        lines.append(f"| {processor} | {original:,.0f} | {name} | {len(reached)} of {len(mine)} seeds | {took} |")
+    return "\n".join(lines)
+
+
+def each_part(record: dict[str, Any]) -> str:
+    """What benchmarks.ablation measured, and how."""
+    how = f"`python {record['command']}`, {record['processor']}, commit {record['commit'][:12]}:"
+    return f"{how}\n\n{ablation.table(record['rows'])}"
 
 
 def step(record: dict[str, Any]) -> str:

@@ -16,15 +16,17 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from horovod_keras.guard import Guard
 
 _MOST_BYTES = 1 << 20
 _SIGNATURE = "X-Signature"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,13 +212,19 @@ class Channel:
         self._address = self._session = None
 
     def _request(self, method: str, body: bytes, signature: str) -> tuple[bytes, str]:
-        connection = http.client.HTTPConnection(self.find(), self._port, timeout=self._timeout)
-        try:
-            connection.request(method, "/", body, {_SIGNATURE: signature})
-            reply = connection.getresponse()
-            content = reply.read(_MOST_BYTES)
-        finally:
-            connection.close()
+        address = self.find()
+
+        def exchange() -> tuple[http.client.HTTPResponse, bytes]:
+            connection = http.client.HTTPConnection(address, self._port, timeout=self._timeout)
+            try:
+                connection.request(method, "/", body, {_SIGNATURE: signature})
+                reply = connection.getresponse()
+                return reply, reply.read(_MOST_BYTES)
+            finally:
+                connection.close()
+
+        # A socket's own limit begins anew with each byte: a stranger could make the reply last for days.
+        reply, content = within(self._timeout, "reply", exchange)
         if reply.status == 403:
             raise RefusedError("it refuses this launcher's secret")
         if reply.status != 200:
@@ -225,24 +233,34 @@ class Channel:
 
 
 def resolve(host: str, limit: float) -> str:
-    """The IPv4 address of ``host``, looked up within ``limit`` seconds. Raises UnreachableError.
+    """The IPv4 address of ``host``, looked up within ``limit`` seconds. Raises UnreachableError."""
+    try:
+        # A look-up can't be interrupted, and where the network is cut may take far longer than anyone wants to wait.
+        found = within(limit, "resolve", lambda: socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM))
+    except TimeoutError:
+        raise UnreachableError(f"the name {host} can't be looked up within {limit:g} s") from None
+    except OSError as error:
+        raise UnreachableError(f"the name {host} doesn't resolve ({error.strerror or error})") from None
+    return str(found[0][4][0])
 
-    A look-up can't be interrupted and may take far longer than anyone wants to wait where the network is cut; it is
-    left to a thread that nobody waits for.
+
+def within(limit: float, name: str, work: Callable[[], T]) -> T:
+    """What `work` returns. It runs in a thread that nobody waits for any longer than ``limit`` seconds.
+
+    Raises:
+        TimeoutError: it took longer.
+        Exception: what `work` raised.
     """
-    found: list[str | OSError] = []
+    done: Future[T] = Future()
 
-    def look_up() -> None:
+    def run() -> None:
         try:
-            found.append(socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])  # type: ignore[arg-type]
-        except OSError as error:
-            found.append(error)
+            done.set_result(work())
+        except Exception as error:
+            done.set_exception(error)
 
-    thread = threading.Thread(target=look_up, name="resolve", daemon=True)
-    thread.start()
-    thread.join(limit)
-    if not found:
-        raise UnreachableError(f"the name {host} can't be looked up within {limit:g} s")
-    if isinstance(found[0], OSError):
-        raise UnreachableError(f"the name {host} doesn't resolve ({found[0].strerror or found[0]})")
-    return found[0]
+    threading.Thread(target=run, name=name, daemon=True).start()
+    try:
+        return done.result(limit)
+    except TimeoutError:
+        raise TimeoutError(f"not within {limit:g} s") from None

@@ -19,6 +19,7 @@ import argparse
 import os
 import re
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -178,4 +179,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    ended = main(sys.argv[1:])
+    # Python gives signals their default back before the process has ended: the exit code is decided.
+    for last in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(last, signal.SIG_IGN)
+    sys.exit(ended)

@@ -1,5 +1,6 @@
-"""Reading YAML that anyone may have written: bounded, nothing executed, refused in one line."""
+"""Reading files that anyone may have written: bounded, nothing executed, refused in one line."""
 
+import os
 import reprlib
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 import yaml
 
 MOST_BYTES = 1 << 20
-"""The largest file that is read: configurations have some hundred lines."""
+"""The largest YAML file that is read: configurations have some hundred lines."""
+MOST_OF_A_RUN = 1 << 28
+"""The largest of a run's other files that is read, in bytes: a checkpoint of MobileNet has 39 million."""
 
 # What PyYAML's safe loader raises for hostile scalars and depths, beside its own YAMLError.
 _RAISED = (yaml.YAMLError, ValueError, KeyError, IndexError, AttributeError, TypeError, RecursionError)
@@ -31,11 +34,16 @@ def parsed(text: str) -> Any:
 
 def yaml_file(path: Path) -> Any:
     """The value that a YAML file stands for. Raises ValueError, in one line, or OSError."""
+    return parsed(bounded(path, MOST_BYTES).decode())
+
+
+def bounded(path: Path, most: int = MOST_OF_A_RUN) -> bytes:
+    """The content of a file of at most so many bytes. Raises ValueError, in one line, or OSError."""
     with path.open("rb") as file:
-        data = file.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
-    return parsed(data.decode())
+        # A file with holes claims any size without taking room.
+        if os.fstat(file.fileno()).st_size > most:
+            raise ValueError(f"it has more than {most:,} bytes")
+        return file.read(most)
 
 
 def shortened(value: Any) -> str:

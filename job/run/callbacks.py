@@ -144,10 +144,11 @@ class Keeper(keras.callbacks.Callback):
         step, epoch = self.position.step, self.position.epoch + 1
         # Gradients are exchanged, and looked at, once for the batches of an update: any of them may be the one.
         where = f"{what} became {value} between steps {step - self.config.accumulate} and {step} of epoch {epoch}"
+        advice = "Lower --learning-rate and give another --run"
         if self.config.on_nan == "stop":
-            raise DivergedError(f"{where}. Lower --learning-rate and give another --run, or add --on-nan half-rate.")
+            raise DivergedError(f"{where}. {advice}, or add --on-nan half-rate.")
         if self.model.optimizer._learning_rate.factor <= 0.5**MOST_HALVINGS:
-            raise DivergedError(f"{where}, after {MOST_HALVINGS} halvings of the learning rate. Lower --learning-rate.")
+            raise DivergedError(f"{where}, after {MOST_HALVINGS} halvings of the learning rate. {advice}.")
         if self.folder is not None:
             self.folder.checkpoints.wait()
             if self._fresh and self.model.optimizer._learning_rate.factor < 1:

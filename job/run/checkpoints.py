@@ -19,6 +19,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from job.reading import bounded
+
 log = logging.getLogger(__name__)
 
 Arrays = Mapping[str, np.ndarray]
@@ -143,7 +145,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], Position]:
         ValueError: in one line, it is damaged.
         OSError: it can't be read.
     """
-    data = path.read_bytes()
+    data = bounded(path)
     expected, received = path.name.split(".")[-2], hashlib.sha256(data).hexdigest()[:16]
     if received != expected:
         raise ValueError(f"its checksum is {received}, expected {expected}")

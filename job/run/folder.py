@@ -28,6 +28,8 @@ from job.run.checkpoints import Checkpoints, write_atomically
 
 PATIENCE = 1.0
 """Seconds that a folder in use is waited for at a time."""
+BFLOAT16 = ("AMX_BF16", "AVX512_BF16")
+"""Instructions that multiply bfloat16, the quicker ones first, as `processor` names them."""
 LIBRARIES = ("tensorflow-cpu", "tensorflow", "keras", "horovod", "numpy", "pyarrow", "ray")
 
 
@@ -74,8 +76,9 @@ class RunFolder:
             ) from None
 
     def _has_begun(self) -> bool:
-        """Whether there is anything to lose: a run that failed before its first checkpoint left nothing."""
-        return (self.path / "result.json").exists() or any((self.path / "checkpoints").glob("*.safetensors"))
+        """Whether anything would be lost, or count: a run that failed before its first checkpoint left nothing."""
+        noted = any((self.path / name).exists() for name in ("result.json", "halvings.json"))
+        return noted or any((self.path / "checkpoints").glob("*.safetensors"))
 
     def _refuse_another_run(self, identity: dict[str, Any], known: Any) -> None:
         if not isinstance(known, dict) or DIGEST not in known:
@@ -101,7 +104,7 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """The content of ``result.json``, or None while the run isn't finished."""
         path = self.path / "result.json"
-        return _read(path, _json, dict) if path.exists() else None
+        return _read(path, _result) if path.exists() else None
 
     def write_json(self, name: str, value: Any) -> None:
         """Write one of the folder's JSON files."""
@@ -111,13 +114,14 @@ class RunFolder:
         """Drop what an interrupted run noted of this epoch (from 1) and later ones: they are trained again."""
         path = self.path / "metrics.jsonl"
         if path.exists():
-            lines = [line for line in path.read_text(errors="replace").splitlines() if _epoch(line) < epoch]
+            text = _read(path, reading.bounded).decode(errors="replace")
+            lines = [line for line in text.splitlines() if _epoch(line) < epoch]
             write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
 
     def halvings(self) -> list[dict[str, Any]]:
         """Where this run's learning rate was halved, and why."""
         path = self.path / "halvings.json"
-        return _read(path, _json, list) if path.exists() else []
+        return _read(path, _halvings) if path.exists() else []
 
     def note_halving(self, record: dict[str, Any]) -> None:
         """Add one to ``halvings.json``."""
@@ -137,16 +141,23 @@ def trained_on(path: Path) -> str | None:
     return values.get(DIGEST) if isinstance(values, dict) else None
 
 
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text())
+def _result(path: Path) -> dict[str, Any]:
+    value = json.loads(reading.bounded(path))
+    if not isinstance(value, dict) or "status" not in value:
+        raise ValueError(f"it holds {shortened(value)}")
+    return value
 
 
-def _read(path: Path, parse: Callable[[Path], Any], kind: type = object) -> Any:
+def _halvings(path: Path) -> list[Any]:
+    value = json.loads(reading.bounded(path))
+    if not isinstance(value, list):
+        raise ValueError(f"it holds {shortened(value)}")
+    return value
+
+
+def _read(path: Path, parse: Callable[[Path], Any]) -> Any:
     try:
-        value = parse(path)
-        if not isinstance(value, kind):
-            raise ValueError(f"it holds {shortened(value)}")
-        return value
+        return parse(path)
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is damaged: {' '.join(str(error).split())}. Restore it, or remove it to go on without."
@@ -191,9 +202,13 @@ def commit() -> str | None:
 
 
 def processor() -> str:
-    """The processor's name as Linux gives it, else what Python knows."""
+    """The processor's name and its widest instructions that our kernels know, as Linux gives them."""
+    facts: dict[str, str] = {}
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    flags = facts.get("flags", "").split()
+    widest = next((text for flag, text in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), None)
+    halves = next((text for text in BFLOAT16 if text.lower() in flags), None)
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    return ", ".join(filter(None, [name, widest, halves]))

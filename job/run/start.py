@@ -127,12 +127,15 @@ def restore(model: TrainingModel, folder: RunFolder | None, kept: KerasState) ->
     if found := folder.checkpoints.last():
         metrics, position = found
         state.restore(model, metrics)
-    if kept.saved and position.place <= kept.values["position"].place:
-        kept.restore()
-        metrics, position = kept.values["metrics"], kept.values["position"]
     # The best weights may be of an epoch that is trained again, or damaged: what is there counts.
     best = folder.checkpoints.best()
     accuracy, epoch = (best[1].best_accuracy, best[1].best_epoch) if best else (-1.0, 0)
+    if kept.saved:
+        held: Position = kept.values["position"]
+        # A lost rank 0 may have taken its best weights along: their epoch is then trained again, from the disk.
+        if position.place < held.place and held.best_epoch == epoch:
+            kept.restore()
+            metrics, position = kept.values["metrics"], held
     position = replace(position, best_accuracy=accuracy, best_epoch=epoch)
     folder.keep_metrics_before(position.epoch + 1)
     return Place(position, metrics, len(folder.halvings()))

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from job.errors import InputError
 from job.model.training import TrainingModel
 from job.run.checkpoints import Arrays
 
@@ -22,12 +23,15 @@ def running_metrics(model: TrainingModel) -> dict[str, np.ndarray]:
 
 
 def restore(model: TrainingModel, arrays: Arrays) -> None:
-    """Set what `everything` or `weights` copied. Raises ValueError if the arrays belong to another model."""
+    """Set what `everything` or `weights` copied. Raises InputError if the arrays belong to another model."""
     for kind, variables in (("model", model.variables), ("optimizer", model.optimizer.variables)):
         values = [value for name, value in sorted(arrays.items()) if name.startswith(f"{kind} ")]
         if kind == "optimizer" and not values:
             continue
         if [v.shape for v in values] != [tuple(v.shape) for v in variables]:
-            raise ValueError(f"the checkpoint belongs to another model: its {kind} variables have other shapes")
+            raise InputError(
+                f"the checkpoint is of another model: its {kind} variables have other shapes, as of another version of "
+                "this code. Go on with that version, or choose another folder with --run."
+            )
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)

@@ -1,7 +1,6 @@
 """The faults, and what must become of a job that they strike."""
 
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +13,7 @@ import numpy as np
 import psutil
 
 from job.run.folder import commit
-from tests.chaos.job import AFTER, EPOCHS, LONGEST, STEPS, Attempt, Site, clear
+from tests.chaos.job import AFTER, EPOCHS, LONGEST, STEPS, Attempt, Site, clear, steps
 from tests.horovod_keras.pods import Network, Pods, until
 
 ENDED = 60.0
@@ -76,7 +75,11 @@ class Outcome:
 
 
 class MissedError(Exception):
-    """The job had finished before the fault could strike."""
+    """The job ended before the fault could strike."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        super().__init__(attempt)
+        self.attempt = attempt
 
 
 SIGNALS = {name: signal.Signals[name] for name in ("SIGKILL", "SIGSTOP", "SIGTERM", "SIGINT")}
@@ -86,10 +89,9 @@ def struck_by_signal(site: Site, fault: Fault) -> Outcome:
     """One of SIGNALS, to a rank or to the launcher."""
     attempt, since = begin(site, fault)
     name = fault.kind.partition(" ")[0]
-    processes, made = attempt.ranks(), site.newest()
+    processes = attempt.ranks()
     if fault.victim != LAUNCHER and fault.victim not in processes:
-        attempt.wait(LONGEST)
-        raise MissedError
+        raise MissedError(attempt)
     clear(attempt.process if fault.victim == LAUNCHER else processes[fault.victim], SIGNALS[name])
     if (name, fault.victim) == ("SIGSTOP", LAUNCHER):
         # Nobody is told of this: the ranks finish, or miss it and end; it then goes on itself.
@@ -101,7 +103,7 @@ def struck_by_signal(site: Site, fault: Fault) -> Outcome:
     elif not outcome.went_on:
         expect(outcome, outcome.code == 1, f"exit code {outcome.code}")
     if name in ("SIGTERM", "SIGINT"):
-        expect(outcome, not outcome.went_on or made >= NEARLY_DONE, "the signal was ignored")
+        expect(outcome, not outcome.went_on or attempt.made >= NEARLY_DONE, "the signal was ignored")
     # Until Python runs our first line a signal just kills; and horovodrun kills its ranks 5 s after it has told them.
     heard = STEPPING if fault.victim == LAUNCHER else set(AFTER) - {"starting"}
     if name in ("SIGTERM", "SIGINT") and fault.moment in heard and not outcome.went_on:
@@ -124,8 +126,7 @@ def out_of_memory(site: Site, fault: Fault) -> Outcome:
         assert victim is not None
         victim.rlimit(psutil.RLIMIT_AS, (victim.memory_info().vms, -1))
     except (AssertionError, psutil.NoSuchProcess):
-        attempt.wait(LONGEST)
-        raise MissedError from None
+        raise MissedError(attempt) from None
     outcome = end(attempt, fault, since, may_raise=fault.victim)
     if not outcome.went_on:
         expect(outcome, outcome.code == 1, f"exit code {outcome.code}")
@@ -220,17 +221,19 @@ def port_taken(site: Site, fault: Fault) -> Outcome:
 
 
 def network_cut(site: Site, fault: Fault) -> Outcome:
-    """Two hosts (network namespaces) lose sight of each other for 20 seconds; the launcher forms the world again."""
+    """Two hosts (network namespaces) lose sight of each other for 20 seconds; the launcher forms the world again.
+
+    It begins a run of its own, so that there is enough left to do.
+    """
     limits = [f"{name}={value}" for name, value in {"HOROVOD_GLOO_TIMEOUT_SECONDS": "10"}.items()]
     options = ["--heartbeat-timeout", "5", "--start-timeout", "60", "--grace", "10", "--rejoin"]
-    shutil.rmtree(site.run, ignore_errors=True)  # so that there is enough left to do
     for log in site.folder.glob("pod-*.log"):
         log.unlink()
     with Network(2) as network, Pods(site.folder, 2, network, options) as pods:
         pods.start_all(["env", *limits, f"XDG_CACHE_HOME={site.folder / 'cache'}", *site.command])
         until("a checkpoint", site.checkpoints, LONGEST)
         time.sleep(random.Random(fault.seed).uniform(0, 2))
-        old, since = pods.ranks(), time.monotonic()
+        old, made, since = pods.ranks(), site.newest(), time.monotonic()
         network.cut(1)
         until("the old ranks' end", lambda: not any(p.is_running() and p.status() != "zombie" for p in old), ENDED)
         ended = time.monotonic() - since
@@ -241,9 +244,12 @@ def network_cut(site: Site, fault: Fault) -> Outcome:
         said = [line for line in pods.log(1).splitlines() if "nothing heard" in line]
         outcome.said = f"old ranks ended after {ended:.0f} s; " + (said[0] if said else "")
         worlds = [line for line in pods.log(0).splitlines() if "training in" in line]
+        logs = pods.log(0) + pods.log(1)
+    begun = max(steps(worlds[-1], "going on after"), default=0)
+    outcome.repeated = max([made, *steps(logs, "waited for|for")]) - begun
+    expect(outcome, begun >= made, f"{made} steps were saved, and the new world began after {begun}")
     expect(outcome, codes == [0, 0], f"exit codes {codes}")
     expect(outcome, len(worlds) > 1 and bool(said), "the ranks did not meet again")
-    expect(outcome, "going on after" in worlds[-1], "the new world did not go on from what was saved")
     expect(outcome, site.finished(), "the run was not finished")
     return outcome
 
@@ -262,11 +268,11 @@ def begin(site: Site, fault: Fault) -> tuple[Attempt, float]:
     site.forget_cache()
     attempt = site.start(fault.ranks)
     if not attempt.moment(fault.moment):
-        attempt.wait(LONGEST)
-        raise MissedError
+        raise MissedError(attempt)
     time.sleep(random.Random(fault.seed).uniform(0, AFTER[fault.moment]))
     if attempt.process.poll() is not None:
-        raise MissedError
+        raise MissedError(attempt)
+    attempt.made = site.newest()
     return attempt, time.monotonic()
 
 
@@ -279,7 +285,9 @@ def end(attempt: Attempt, fault: Fault, since: float, limit: float = ENDED, *, m
     said = [line.partition(">:")[2] for line in lines if "error: " in line or "goes on from there" in line]
     outcome.said = said[0] if said else ""
     if not outcome.went_on:
-        outcome.repeated = max(0, attempt.steps_made() - attempt.site.saved())
+        saved = attempt.site.saved()
+        expect(outcome, saved >= attempt.made, f"{attempt.made} steps were on the disk, and {saved} are")
+        outcome.repeated = max(0, max(attempt.steps_made(), attempt.made) - saved)
         expect(outcome, outcome.seconds < limit, f"the end took {outcome.seconds:.0f} s")
         # The suite's runs save every half second, and at each epoch's end; nobody can on a full disk.
         saves = fault.kind != "disk full"
@@ -296,6 +304,8 @@ def expect(outcome: Outcome, right: bool, wrong: str) -> None:
         outcome.wrong = "; ".join(filter(None, [outcome.wrong, wrong]))
 
 
+ANEW = {"network cut"}
+"""Kinds of fault that need a run of their own."""
 KINDS: dict[str, tuple[Callable[[Site, Fault], Outcome], int]] = {
     **{f"{name} rank": (struck_by_signal, 6) for name in SIGNALS},
     **{f"{name} launcher": (struck_by_signal, 3) for name in SIGNALS},

@@ -106,6 +106,10 @@ class Site:
         for file in (self.folder / "cache/fashion-job/arrow").glob("*"):
             file.unlink()
 
+    def begun(self) -> bool:
+        """Whether there is a run."""
+        return any(self.disk.glob("run/*"))
+
     def finished(self) -> bool:
         """Whether the run is complete."""
         result = self.run / "result.json"
@@ -145,6 +149,8 @@ class Attempt:
         self.began = time.time()
         self.saved = site.saved()
         """Steps that it must go on from."""
+        self.made = self.saved
+        """Steps on the disk when the fault struck, of which none may be lost."""
         self._from = site.log.stat().st_size if site.log.exists() else 0
         launcher = [str(Path(sys.executable).with_name("horovodrun")), "-np", str(ranks)]
         with site.log.open("a") as log:
@@ -195,22 +201,23 @@ class Attempt:
 
     def steps_made(self) -> int:
         """The most steps, since the run's beginning, that any rank has told of."""
-        return max(self._told("waited for|for|after"), default=0)
+        return max(steps(self.output(), "waited for|for|after"), default=0)
 
     def began_elsewhere(self) -> str:
         """What is wrong with where this attempt went on from; empty if that is what was saved, or it did not train."""
-        begun, trains = self._told("going on after"), f"on {self.size} rank(s)" in self.output()
+        begun, trains = steps(self.output(), "going on after"), f"on {self.size} rank(s)" in self.output()
         if not trains or (begun or [0]) == [self.saved]:
             return ""
         return f"it began after step {begun or 0} of the run, and {self.saved} were saved"
 
-    def _told(self, words: str) -> list[int]:
-        """The steps, since the run's beginning, that lines with these words tell of."""
-        said = re.findall(rf"({words}) (?:step (\d+) of )?epoch (\d+)", self.output())
-        return [
-            (int(epoch) - bool(step)) * STEPS + (int(step) - (not how.endswith("after")) if step else 0)
-            for how, step, epoch in said
-        ]
+
+def steps(text: str, words: str) -> list[int]:
+    """The steps, since the run's beginning, that lines with these words tell of."""
+    said = re.findall(rf"({words}) (?:step (\d+) of )?epoch (\d+)", text)
+    return [
+        (int(epoch) - bool(step)) * STEPS + (int(step) - (not how.endswith("after")) if step else 0)
+        for how, step, epoch in said
+    ]
 
 
 def _partial(attempt: Attempt) -> Iterator[os.DirEntry[str]]:

@@ -1,7 +1,10 @@
 """The launchers' messages: who is believed, who is not, and how long a look-up may take."""
 
+import contextlib
 import http.client
 import json
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -83,6 +86,23 @@ def test_an_order_of_someone_without_the_secret_is_not_believed(monkeypatch: pyt
             Channel("127.0.0.1", stranger.server_address[1], SECRET, 3).send(BEAT)
     finally:
         stranger.close()
+
+
+def test_an_answer_that_never_ends_is_not_waited_for() -> None:
+    def drip(listener: socket.socket) -> None:
+        connection = listener.accept()[0]
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            while True:
+                connection.sendall(b"x")
+                time.sleep(0.1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=drip, args=(listener,), daemon=True).start()
+        start = time.monotonic()
+        with pytest.raises(UnreachableError, match="doesn't answer"):
+            Channel("127.0.0.1", listener.getsockname()[1], SECRET, 0.5).send(BEAT)
+        assert time.monotonic() - start < 5
 
 
 def test_a_wrong_secret_is_told_apart_from_silence(server: ControlServer) -> None:

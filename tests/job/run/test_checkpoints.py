@@ -100,6 +100,15 @@ def test_a_position_that_no_run_has_is_damage(tmp_path: Path, position: str) -> 
     assert len(str(raised.value)) < 300
 
 
+def test_a_checkpoint_of_any_size_takes_no_memory_and_the_one_before_it_is_used(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 1)
+    with (tmp_path / "step-00002-0000000.0000000000000000.safetensors").open("wb") as file:
+        file.truncate(1 << 40)
+    found = checkpoints.last()
+    assert found and found[1].epoch == 1
+
+
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, 400), change=st.binary(max_size=8))
 def test_any_damage_is_noticed(tmp_path: Path, place: int, change: bytes) -> None:

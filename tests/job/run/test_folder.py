@@ -33,7 +33,10 @@ def test_lines_of_metrics_that_nobody_wrote_are_dropped(tmp_path, line) -> None:
     assert (folder.path / "metrics.jsonl").read_text() == '{"epoch": 1}\n'
 
 
-@pytest.mark.parametrize(("name", "text"), [("result.json", "[1]"), ("result.json", "\xff"), ("halvings.json", "5")])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("result.json", "[1]"), ("result.json", '{"a": 1}'), ("result.json", "\xff"), ("halvings.json", "5")],
+)
 def test_a_file_that_holds_something_else_is_named_with_what_to_do(tmp_path, name, text) -> None:
     folder = begun(tmp_path / "run")
     (folder.path / name).write_bytes(text.encode("latin-1"))
@@ -64,6 +67,23 @@ def test_another_run_is_refused_only_where_there_is_something_to_lose(tmp_path) 
     del folder
     with pytest.raises(InputError, match=r"--dropout is 0\.3 there, 0\.5 now"):
         RunFolder(resolve([{"run": path}]), "data")
+
+
+def test_halvings_of_a_run_without_a_checkpoint_do_not_reach_another(tmp_path) -> None:
+    path = tmp_path / "run"
+    RunFolder(resolve([{"run": path, "learning_rate": 10.0}]), "data").note_halving({"epoch": 1})
+    with pytest.raises(InputError, match=r"--learning-rate is 10\.0 there, 0\.001 now"):
+        RunFolder(resolve([{"run": path}]), "data")
+
+
+@pytest.mark.parametrize("name", ["result.json", "halvings.json", "metrics.jsonl"])
+def test_a_file_of_any_size_takes_no_memory(tmp_path, name) -> None:
+    folder = begun(tmp_path / "run")
+    with (folder.path / name).open("wb") as file:
+        file.truncate(1 << 40)
+    read = {"result.json": folder.result, "halvings.json": folder.halvings}
+    with pytest.raises(InputError, match=f"{name} is damaged: it has more than"):
+        read.get(name, lambda: folder.keep_metrics_before(1))()
 
 
 def test_a_folder_that_cannot_be_made_is_an_input_error() -> None:

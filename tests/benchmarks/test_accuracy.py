@@ -1,0 +1,124 @@
+"""What benchmarks.accuracy and benchmarks.ablation say of runs, and a real one that is stopped and goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import ablation, accuracy
+from job.config import resolve
+
+ROOT = Path(__file__).parents[2]
+EPOCH = {"seconds": 60.0, "accuracy": 0.9}
+
+
+def run(seed: int, test: float, **other: Any) -> dict[str, Any]:
+    usual = {"recipe": "fast", "precision": "float32", "protocol": "honest", "changed": {}, "seconds": 120.0}
+    usual |= {"environment": {"processor": "A"}}
+    accuracies = {"val_accuracy": 0.95, "test_accuracy": test, "test_accuracy_with_flips": test}
+    return usual | accuracies | {"seed": seed, "seconds_to_94_5": 90.0} | other
+
+
+def left_by(folder: Path, *, seconds: list[float], accuracies: list[float]) -> Path:
+    folder.mkdir()
+    lines = [
+        json.dumps(EPOCH | {"elapsed": elapsed, "val_accuracy": reached})
+        for elapsed, reached in zip(seconds, accuracies, strict=True)
+    ]
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    result = {"val_accuracy": 0.95, "test_accuracy": 0.94, "test_accuracy_with_flips": 0.94}
+    (folder / "result.json").write_text(json.dumps(result | {"seconds": seconds[-1], "epochs": 2, "ranks": 1}))
+    environment = {"command": "/secret/place", "kernels": "of C++ (/there)", "processor": "A"}
+    (folder / "environment.json").write_text(json.dumps(environment))
+    return folder
+
+
+def test_a_run_s_line_tells_what_was_changed_and_no_path(tmp_path: Path) -> None:
+    folder = left_by(tmp_path / "run", seconds=[70.0, 131.5], accuracies=[0.944, 0.945])
+    config = resolve([{"recipe": "fast", "weights": "/some/where/w.h5", "epochs": 2, "threads": 1, "run": str(folder)}])
+    line = accuracy.summary(config, folder)
+    assert (line["seconds_to_94_5"], line["weights"], line["changed"]) == (131.5, "w.h5", {"epochs": 2})
+    assert "/some" not in json.dumps(line) and "/secret" not in json.dumps(line["environment"])
+
+
+def test_the_protocol_of_2017_has_no_validation_split_to_be_at_94_5_percent_on(tmp_path: Path) -> None:
+    folder = left_by(tmp_path / "run", seconds=[70.0, 131.5], accuracies=[0.944, 0.96])
+    line = accuracy.summary(resolve([{"recipe": "original", "protocol": "original"}]), folder)
+    assert line["seconds_to_94_5"] is None
+    row = accuracy.table([line]).splitlines()[-1]
+    assert row.startswith("| original, protocol original | A | 1 |")
+    assert "best epoch on mirrored test images" in row and row.endswith("| – |")
+
+
+def test_runs_of_other_precisions_protocols_and_options_are_lines_of_their_own() -> None:
+    others: list[dict[str, Any]] = [{"precision": "bfloat16"}, {"protocol": "original"}, {"changed": {"epochs": 9}}]
+    others += [{"environment": {"processor": "B"}}]
+    runs = [run(1, 0.94), run(2, 0.95), *(run(1, 0.93, **other) for other in others)]
+    kinds = [line.split(" | ")[:2] for line in accuracy.table(runs).splitlines()[2:]]
+    names = ["fast", "fast, bfloat16", "fast, protocol original", "fast, epochs 9"]
+    assert kinds == [*([f"| {name}", "A"] for name in names), ["| fast", "B"]]
+    assert "| fast | A | 2 | 95.00 ± 0.00 | 94.50 ± 0.71 |" in accuracy.table(runs)
+
+
+def test_recipes_are_compared_on_the_seeds_that_both_have() -> None:
+    runs = [run(1, 0.940), run(2, 0.942), run(3, 0.5), run(1, 0.95, recipe="best"), run(2, 0.954, recipe="best")]
+    assert accuracy.paired(runs).splitlines()[2:] == ["| best | fast | A | 2 | +1.10 ± 0.14 |"]
+    assert accuracy.paired(runs[2:4]) == ""
+    elsewhere = [line | {"environment": {"processor": "B"}} for line in runs[:2]]
+    assert accuracy.paired([*runs[3:], *elsewhere]) == ""
+
+
+def test_a_change_is_compared_with_the_recipe_seed_by_seed() -> None:
+    rows = [
+        {"variant": name, "seed": seed, "val_accuracy": value, "train_accuracy": 0.9, "seconds": 60.0}
+        for name, seed, value in [
+            ("as it is", 1, 0.94),
+            ("as it is", 2, 0.95),
+            ("cosine", 1, 0.945),
+            ("cosine", 2, 0.955),
+        ]
+    ]
+    lines = ablation.table(rows).splitlines()[2:]
+    assert lines[0].startswith("| as it is | 2 | 94.50 ± 0.71 | – |")
+    assert lines[1].startswith("| cosine | 2 | 95.00 ± 0.71 | +0.50 ± 0.00 |")
+
+
+@pytest.mark.parametrize("command", [["benchmarks.accuracy", "--recipe", "fast", "--", "--seed", "3"],
+                                     ["benchmarks.accuracy", "--recipe", "no such"],
+                                     ["benchmarks.ablation", "--recipe", "original"]])  # fmt: skip
+def test_wrong_options_are_told_in_one_line(command: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["benchmarks.accuracy", "benchmarks.ablation"])
+def test_a_stopped_command_stops_its_run_which_goes_on_when_it_is_repeated(module: str, tmp_path: Path) -> None:
+    record, runs = tmp_path / "record.json", tmp_path / "runs"
+    command = [sys.executable, "-m", module, "--recipe", "fast", "--seeds", "1", "--json", str(record)]
+    command += ["--folder", str(runs)]
+    if module == "benchmarks.accuracy":
+        small = ["--dataset", "garments", "--limit-train", "2000", "--limit-eval", "100", "--epochs", "2"]
+        command += ["--", "--weights", "none", *small]
+    else:
+        command += ["--weights", "none", "--epochs", "1", "--variant", "as it is"]
+        if not os.environ.get("FASHION_MNIST_DIR"):
+            pytest.skip("an ablation is made on the real data: set FASHION_MNIST_DIR")
+    process = subprocess.Popen(command, cwd=ROOT)
+    deadline = time.monotonic() + 120
+    while not list(runs.glob("*/environment.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(3)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 75
+    if module == "benchmarks.accuracy":  # an epoch of the other takes minutes
+        subprocess.run(command, cwd=ROOT, check=True, timeout=300)
+        (line,) = json.loads(record.read_text())["runs"]
+        assert line["seconds"] > line["history"][-1]["elapsed"] > sum(epoch["seconds"] for epoch in line["history"][1:])
