@@ -26,16 +26,18 @@ AS_IT_IS = "as it is"
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "fast": {
         AS_IT_IS: {},
-        "shifts of ±2 px": {"shift": 2},
-        "8 epochs: 4 at 32 px, 2 at 40, 2 at 48": {"epochs": 8, "stages": [[0.5, 32], [0.25, 40]]},
-        "4 epochs": {"epochs": 4},
         "half the rate": {"learning_rate": 0.001},
+        "a quarter of the rate": {"learning_rate": 0.0005},
         "no dropout": {"dropout": 0.0},
         "no label smoothing": {"label_smoothing": 0.0},
         "cosine": {"schedule": "cosine"},
+        "four times the decay": {"weight_decay": 0.2},
+        "shifts of ±1 px": {"shift": 1},
+        "4 epochs": {"epochs": 4},
     },
     "best": {
         AS_IT_IS: {},
+        "half the rate": {"learning_rate": 0.001},
         "no erasing": {"erase": 0.0},
         "no shifts": {"shift": 0},
         "cosine": {"schedule": "cosine"},

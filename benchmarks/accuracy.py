@@ -99,7 +99,8 @@ def summary(config: Config, folder: Path) -> dict[str, Any]:
         for name, value in plain(config).items()
         if name not in CIRCUMSTANCES | TOLD_APART and value != usual[name]
     }
-    measured = ("val_accuracy", "test_accuracy", "test_accuracy_with_flips", "seconds", "epochs", "ranks")
+    measured = ["val_accuracy", "test_accuracy", "test_accuracy_with_flips", "seconds", "epochs", "ranks"]
+    measured += ["seconds_to_first_step", "peak_memory_mib"]
     return {
         "recipe": config.recipe,
         "precision": config.precision,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.step import Contender
-from job.run.folder import processor
+from job.run.folder import commit, processor
 
 OPERATIONS = {"our operations": "", "TensorFlow's": "off"}
 
@@ -80,6 +80,7 @@ def main() -> None:
     record: dict[str, Any] = {
         "results": measure(cores, options.turns, options.steps, options.preload),
         "cpu": processor(),
+        "commit": commit(),
         "threads": cores,
         "date": datetime.date.today().isoformat(),
         "command": "python -m benchmarks.allocator " + " ".join(sys.argv[1:]),

@@ -10,7 +10,7 @@ Horovod's negotiation comes before it. The table is a model, not a measurement.
 import argparse
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,11 @@ class Network:
     start: float
     """Seconds of Horovod's negotiation, once for each exchange."""
     local: int = 1
-    """Ranks of a host that first bring their gradients together (hierarchical all-reduce); 1: one flat ring."""
+    """Ranks of a host."""
     fast: Link | None = None
     """Between the ranks of a host; needed where `local` is above 1."""
+    hierarchical: bool = True
+    """Whether the ranks of a host first bring their gradients together; else one ring goes through all ranks."""
 
 
 def ring(ranks: int, size: float, messages: int, link: Link) -> float:
@@ -59,6 +61,10 @@ def exchange(ranks: int, size: float, messages: int, network: Network) -> float:
     if ranks == 1:
         return 0.0
     local = min(network.local, ranks)
+    if network.fast and not network.hierarchical and ranks > local:
+        # Of a host's hops one leaves it; the bytes go no faster than over that.
+        latency = (network.link.latency + (local - 1) * network.fast.latency) / local
+        return network.start + ring(ranks, size, messages, Link(latency=latency, bandwidth=network.link.bandwidth))
     hosts = ranks // local
     within = ring(local, size, messages, network.fast) if network.fast and local > 1 else 0.0
     return network.start + within + ring(hosts, size, messages, network.link)
@@ -144,9 +150,9 @@ def plans(host_step: float, options: argparse.Namespace) -> list[Plan]:
     start = options.start_ms / 1e3
     ethernet = Link(latency=30e-6, bandwidth=1.25e9)
     link = Link(latency=options.latency_us / 1e6, bandwidth=options.bandwidth * 1e9)
-    flat = Network(link=link, start=start)
     fast = Link(latency=options.local_latency_us / 1e6, bandwidth=options.local_bandwidth * 1e9)
     levels = Network(link=link, start=start, local=options.local, fast=fast)
+    flat = replace(levels, hierarchical=False)
     return [
         Plan("CPU hosts, 10 Gbit/s", 64, host_step, Network(link=ethernet, start=start), 0.0),
         Plan("GPUs, one ring", 64, gpu(64), flat, options.overlap),

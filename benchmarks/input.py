@@ -4,6 +4,7 @@ python -m benchmarks.input [--json FILE] [--picture FILE]
 """
 
 import argparse
+import datetime
 import json
 import os
 import statistics
@@ -17,7 +18,7 @@ import numpy as np
 from job.data import garments
 from job.data.augmentation import Augmentation
 from job.data.pipeline import as_tf_dataset, batches
-from job.run.folder import processor
+from job.run.folder import commit, processor
 
 BATCH = 64
 REPEATS = 7
@@ -53,6 +54,8 @@ def main() -> None:
         "batch": BATCH,
         "cores": os.cpu_count(),
         "processor": processor(),
+        "commit": commit(),
+        "date": datetime.date.today().isoformat(),
         "numpy": np.__version__,
         "results": results,
     }

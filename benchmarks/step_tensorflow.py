@@ -90,7 +90,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--allocator-as-is", action="store_true", help="leave the C library's allocator alone")
     options = parser.parse_args()
-    if options.contender.startswith("ours") and not options.allocator_as_is:
+    if not options.allocator_as_is:
         allocator.keep_freed_memory()
     kernels.allow(None, bfloat16="bfloat16" in options.contender)
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)

@@ -1,4 +1,6 @@
-"""The PyTorch contenders of benchmarks.step: MobileNet v1, forward, backward and fused Adam. Needs PyTorch alone.
+"""The PyTorch contenders of benchmarks.step: MobileNet v1, forward, backward and fused Adam, on a GPU if there is one.
+
+It needs PyTorch, and of this project nothing but the setting of the C library's allocator.
 
 python benchmarks/step_torch.py CONTENDER --resolution 56 --batch 64 --threads 2 --steps 10
 """
@@ -10,6 +12,8 @@ import time
 
 import torch
 from torch import nn
+
+from job import allocator
 
 BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 
@@ -39,16 +43,19 @@ def main() -> None:
     for name in ("resolution", "batch", "threads", "steps"):
         parser.add_argument(f"--{name}", type=int, required=True)
     options = parser.parse_args()
+    allocator.keep_freed_memory()
     torch.set_num_threads(options.threads)
     torch.manual_seed(1)
     layout = torch.channels_last if "channels-last" in options.contender else torch.contiguous_format
-    network = mobilenet().to(memory_format=layout).train()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = mobilenet().to(device, memory_format=layout).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
     run = torch.compile(network) if "compiled" in options.contender else network
-    images = torch.randn(options.batch, 3, options.resolution, options.resolution).contiguous(memory_format=layout)
-    labels = torch.randint(0, 10, (options.batch,))
+    images = torch.randn(options.batch, 3, options.resolution, options.resolution, device=device)
+    images = images.contiguous(memory_format=layout)
+    labels = torch.randint(0, 10, (options.batch,), device=device)
 
-    halved = torch.autocast("cpu", torch.bfloat16, enabled="bfloat16" in options.contender)
+    halved = torch.autocast(device, torch.bfloat16, enabled="bfloat16" in options.contender)
 
     def step() -> float:
         with halved:

@@ -48,8 +48,7 @@ class Exchange:
         self.common: list[tf.Variable] = []
         self.share = True
         self.waited = tf.Variable(0.0, trainable=False, dtype=tf.float64, name="waited")
-        self._memory: SharedMemory | None = None
-        self._memory_of: int | None = None
+        self._memories: dict[tuple[Any, ...], SharedMemory | None] = {}
 
     def average(self, gradients: Sequence[tf.Tensor | tf.IndexedSlices]) -> list[tf.Tensor]:
         """The mean over ranks of each gradient (same shapes and dtypes), dense."""
@@ -59,7 +58,8 @@ class Exchange:
             self._add_up(dense)
             return dense
         begun = _time_after(dense)
-        means, common, agreed = self._through_memory(dense) if self._share_memory(dense) else self._by_message(dense)
+        memory = self._shared_memory(dense)
+        means, common, agreed = self._through_memory(memory, dense) if memory else self._by_message(dense)
         for variable, value in zip(self.common, common, strict=True):
             variable.assign(value)
         self.agreed.assign(agreed)
@@ -85,24 +85,28 @@ class Exchange:
         self._add_up(means)
         return means, common, agreed
 
-    def _share_memory(self, dense: Sequence[tf.Tensor]) -> bool:
-        """Whether gradients go through shared memory; made at the first update of a world, which all ranks trace."""
-        if self._memory_of != self.ranks.world:
-            self._memory_of = self.ranks.world
+    def _shared_memory(self, dense: Sequence[tf.Tensor]) -> SharedMemory | None:
+        """For gradients like these; made at the first update of a world with such, which all ranks trace."""
+        if not self.share or self.compression != "none":
+            return None
+        key = (self.ranks.world, *((str(gradient.shape), gradient.dtype) for gradient in dense))
+        if key not in self._memories:
+            # What earlier worlds used, nobody does any more.
+            self._memories = {known: memory for known, memory in self._memories.items() if known[0] == key[0]}
             with tf.init_scope():
-                share = self.share and self.compression == "none"
-                self._memory = shared_memory(self.ranks, dense) if share else None
-        return self._memory is not None
+                self._memories[key] = shared_memory(self.ranks, dense)
+        return self._memories[key]
 
-    def _through_memory(self, dense: Sequence[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor], tf.Tensor]:
+    def _through_memory(
+        self, memory: SharedMemory, dense: Sequence[tf.Tensor]
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor], tf.Tensor]:
         """The like, gradients by shared memory: all are written when the exchange of what is common is done."""
-        assert self._memory is not None
-        written = tf.numpy_function(self._memory.write, dense, tf.float32)
+        written = tf.numpy_function(memory.write, dense, tf.float32)
         with tf.control_dependencies([written]):
             *common, agreed = self._mean_together([*self.common, tf.identity(self.requests)], "common")
         with tf.control_dependencies([agreed]):
             dtypes = [*(gradient.dtype for gradient in dense), tf.float64]
-            *means, total = tf.numpy_function(self._memory.means, [], dtypes)
+            *means, total = tf.numpy_function(memory.means, [], dtypes)
         self.total.assign(tf.cast(tf.ensure_shape(total, ()), self.total.dtype))
         for mean, gradient in zip(means, dense, strict=True):
             mean.set_shape(gradient.shape)

@@ -1,5 +1,6 @@
 """A look inside some steps, for TensorBoard."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ class Profile(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._step += 1
         if self._step == FIRST:
+            with contextlib.suppress(tf.errors.UnavailableError):  # one that an exception has left running
+                tf.profiler.experimental.stop(save=False)
             tf.profiler.experimental.start(str(self._folder))
             self._running = True
         if self._running:

@@ -68,6 +68,8 @@ def announce(config: Config, ranks: Collectives, data: Data, position: Position)
     within = f"step {position.step} of epoch {position.epoch + 1}" if position.step else f"epoch {position.epoch}"
     where = f"; going on after {within}" if position.place > (0, 0) else ""
     say(ranks, f"training in {config.folder()} on {ranks.size} rank(s), {data.set.source}{where}")
+    if kernels.load() is None:
+        say(ranks, kernels.status())
     if config.protocol == "original":
         say(ranks, "protocol of 2017: the best epoch is chosen on the test images, which flatters the result")
 

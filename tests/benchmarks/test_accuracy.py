@@ -33,6 +33,7 @@ def left_by(folder: Path, *, seconds: list[float], accuracies: list[float]) -> P
     ]
     (folder / "metrics.jsonl").write_text("\n".join(lines))
     result = {"val_accuracy": 0.95, "test_accuracy": 0.94, "test_accuracy_with_flips": 0.94}
+    result |= {"seconds_to_first_step": 7.0, "peak_memory_mib": 1000}
     (folder / "result.json").write_text(json.dumps(result | {"seconds": seconds[-1], "epochs": 2, "ranks": 1}))
     environment = {"command": "/secret/place", "kernels": "of C++ (/there)", "processor": "A"}
     (folder / "environment.json").write_text(json.dumps(environment))

@@ -55,6 +55,14 @@ def test_hierarchical_by_hand_and_within_one_host():
     assert expected < exchange(128, SIZE, MESSAGES, FLAT)
 
 
+def test_one_ring_over_hosts_is_fast_within_one_and_pays_for_the_network_beyond():
+    fast = Link(latency=1e-6, bandwidth=100e9)
+    one_ring = Network(link=LINK, start=1e-3, local=8, fast=fast, hierarchical=False)
+    assert exchange(8, SIZE, MESSAGES, one_ring) == pytest.approx(1e-3 + ring(8, SIZE, MESSAGES, fast))
+    mean = Link(latency=(20e-6 + 7e-6) / 8, bandwidth=2e9)
+    assert exchange(16, SIZE, MESSAGES, one_ring) == pytest.approx(1e-3 + ring(16, SIZE, MESSAGES, mean))
+
+
 def test_no_more_is_hidden_than_the_backward_pass_is_long():
     assert step(0.3, 0.1, 0.0) == pytest.approx(0.4)
     assert step(0.3, 0.1, 1.0) == pytest.approx(0.3)

@@ -23,7 +23,11 @@ def test_quick_run_leaves_a_record_that_the_model_reads_a_picture_and_no_process
     found = json.loads(record.read_text())
     steps = {(row["ranks"], row["batch"], row["exchange"]): row for row in found["steps"]}
     ways = ("as it is", "messages", "none")
-    assert steps.keys() == {(0, 64, "as it is"), *((2, batch, way) for batch in (32, 64) for way in ways)}
+    assert steps.keys() == {
+        (0, 64, "as it is"),
+        (0, 128, "as it is"),
+        *((2, batch, way) for batch in (32, 64) for way in ways),
+    }
     assert all(row["best_ms"] <= row["median_ms"] and len(row["turns_ms"]) == 2 for row in steps.values())
     # Only ranks that exchange wait for each other.
     waited = {key: row["waited_ms"] for key, row in steps.items()}

@@ -51,7 +51,8 @@ inline void pack_panel(const float* kernel, int64_t in, int64_t out, int64_t pan
   const int64_t first = panel * kTileColumns;
   for (int64_t k = 0; k < in; ++k, packed += kTileColumns) {
     const float* row = kernel + k * out + first;
-    __builtin_prefetch(row + 24 * out);  // the kernel's rows lie too far apart for the processor to guess
+    // The kernel's rows lie too far apart for the processor to guess. A number, since it may be no address of the array.
+    __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(row) + 24 * out * sizeof(float)));
     for (int j = 0; j < kTileVectors; ++j) {
       const int64_t n = out - first - j * kLanes;
       store(packed + j * kLanes, n > 0 ? load(row + j * kLanes, n) : V{});

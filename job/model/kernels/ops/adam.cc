@@ -1,5 +1,7 @@
 // FashionAdam: one step of Adam or AdamW on all variables at once, in Keras' order of operations.
+#include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "op.h"
 #include "tensorflow/core/framework/resource_mgr.h"
@@ -8,7 +10,6 @@
 namespace fashion {
 namespace {
 
-using tensorflow::OpKernel;
 using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
@@ -27,8 +28,8 @@ absl::Status make_own(OpKernelContext* context, Var* variable) {
   return absl::OkStatus();
 }
 
-struct Adam : OpKernel {
-  explicit Adam(OpKernelConstruction* context) : OpKernel(context) {
+struct Adam : Operation {
+  explicit Adam(OpKernelConstruction* context) : Operation(context) {
     OP_REQUIRES_OK(context, context->GetAttr("N", &count));
     OP_REQUIRES_OK(context, context->GetAttr("decayed", &decayed));
     OP_REQUIRES_OK(context, context->GetAttr("beta_1", &beta1));
@@ -40,7 +41,7 @@ struct Adam : OpKernel {
                 tensorflow::errors::InvalidArgument("decayed must have ", count, " values: received ", decayed.size()));
   }
 
-  void Compute(OpKernelContext* context) override {
+  void compute(OpKernelContext* context) override {
     for (int i = 4 * count; i < 4 * count + 3; ++i)
       OP_REQUIRES(context, context->input(i).NumElements() == 1,
                   tensorflow::errors::InvalidArgument("step, learning rate and weight decay must be scalars"));
@@ -52,9 +53,15 @@ struct Adam : OpKernel {
     std::vector<AdamSlice> slices;
     for (int i = 0; i < 3 * count; ++i)
       OP_REQUIRES_OK(context, LookupResource(context, HandleFromInput(context, i), &variables[i]));
+    // In the same order everywhere, so that two such operations never wait for each other.
+    std::vector<tensorflow::mutex*> mutexes;
+    for (auto& variable : variables) mutexes.push_back(variable->mu());
+    std::sort(mutexes.begin(), mutexes.end(), std::less<>());
+    OP_REQUIRES(context, std::adjacent_find(mutexes.begin(), mutexes.end()) == mutexes.end(),
+                tensorflow::errors::InvalidArgument("a variable was given twice"));
     std::vector<tensorflow::mutex_lock> locks;
-    locks.reserve(variables.size());
-    for (auto& variable : variables) locks.emplace_back(*variable->mu());
+    locks.reserve(mutexes.size());
+    for (auto* mutex : mutexes) locks.emplace_back(*mutex);
     for (int i = 0; i < count; ++i) {
       const Tensor& gradient = context->input(3 * count + i);
       float* values[3];

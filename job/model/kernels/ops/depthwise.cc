@@ -4,7 +4,6 @@
 namespace fashion {
 namespace {
 
-using tensorflow::OpKernel;
 using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::shape_inference::DimensionHandle;
@@ -35,11 +34,11 @@ absl::Status read_stride(OpKernelConstruction* context, int64_t* stride) {
   return tensorflow::errors::InvalidArgument("the stride must be 1 or 2: received ", *stride);
 }
 
-struct Depthwise : OpKernel {
-  explicit Depthwise(OpKernelConstruction* context) : OpKernel(context) {
+struct Depthwise : Operation {
+  explicit Depthwise(OpKernelConstruction* context) : Operation(context) {
     OP_REQUIRES_OK(context, read_stride(context, &stride));
   }
-  void Compute(OpKernelContext* context) override {
+  void compute(OpKernelContext* context) override {
     DepthwiseShape shape;
     OP_REQUIRES_OK(context, depthwise_shape(context, stride, &shape));
     Moments moments;
@@ -53,11 +52,11 @@ struct Depthwise : OpKernel {
   int64_t stride;
 };
 
-struct DepthwiseGradient : OpKernel {
-  explicit DepthwiseGradient(OpKernelConstruction* context) : OpKernel(context) {
+struct DepthwiseGradient : Operation {
+  explicit DepthwiseGradient(OpKernelConstruction* context) : Operation(context) {
     OP_REQUIRES_OK(context, read_stride(context, &stride));
   }
-  void Compute(OpKernelContext* context) override {
+  void compute(OpKernelContext* context) override {
     DepthwiseShape shape;
     OP_REQUIRES_OK(context, depthwise_shape(context, stride, &shape));
     const tensorflow::TensorShape out({shape.batch, shape.out_height, shape.out_width, shape.channels});

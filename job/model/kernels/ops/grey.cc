@@ -4,7 +4,6 @@
 namespace fashion {
 namespace {
 
-using tensorflow::OpKernel;
 using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::shape_inference::DimensionHandle;
@@ -30,14 +29,20 @@ absl::Status grey_shape(OpKernelContext* context, GreyShape* shape) {
   return absl::OkStatus();
 }
 
-struct Grey : OpKernel {
-  using OpKernel::OpKernel;
-  void Compute(OpKernelContext* context) override {
+// That of the output, if there can be one of so many values.
+absl::Status out_shape(const GreyShape& shape, tensorflow::TensorShape* out) {
+  return tensorflow::TensorShape::BuildTensorShape({shape.batch, shape.out_height, shape.out_width, shape.channels}, out);
+}
+
+struct Grey : Operation {
+  using Operation::Operation;
+  void compute(OpKernelContext* context) override {
     GreyShape shape;
     OP_REQUIRES_OK(context, grey_shape(context, &shape));
+    tensorflow::TensorShape out;
+    OP_REQUIRES_OK(context, out_shape(shape, &out));
     Moments moments;
-    OP_REQUIRES_OK(context, allocate(context, 0, {shape.batch, shape.out_height, shape.out_width, shape.channels},
-                                     &moments.y));
+    OP_REQUIRES_OK(context, allocate(context, 0, out, &moments.y));
     OP_REQUIRES_OK(context, allocate(context, 1, {shape.channels}, &moments.mean));
     OP_REQUIRES_OK(context, allocate(context, 2, {shape.channels}, &moments.variance));
     const auto& kernel = context->input(1);
@@ -50,12 +55,13 @@ struct Grey : OpKernel {
   }
 };
 
-struct GreyGradient : OpKernel {
-  using OpKernel::OpKernel;
-  void Compute(OpKernelContext* context) override {
+struct GreyGradient : Operation {
+  using Operation::Operation;
+  void compute(OpKernelContext* context) override {
     GreyShape shape;
     OP_REQUIRES_OK(context, grey_shape(context, &shape));
-    const tensorflow::TensorShape out({shape.batch, shape.out_height, shape.out_width, shape.channels});
+    tensorflow::TensorShape out;
+    OP_REQUIRES_OK(context, out_shape(shape, &out));
     for (int i : {2, 3})
       OP_REQUIRES(context, context->input(i).shape() == out,
                   tensorflow::errors::InvalidArgument("input ", i, " must have the shape ", out.DebugString(),

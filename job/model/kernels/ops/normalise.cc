@@ -7,18 +7,17 @@
 namespace fashion {
 namespace {
 
-using tensorflow::OpKernel;
 using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::shape_inference::InferenceContext;
 using tensorflow::shape_inference::ShapeHandle;
 
-struct Normalise : OpKernel {
-  explicit Normalise(OpKernelConstruction* context) : OpKernel(context) {
+struct Normalise : Operation {
+  explicit Normalise(OpKernelConstruction* context) : Operation(context) {
     OP_REQUIRES_OK(context, context->GetAttr("epsilon", &epsilon));
     OP_REQUIRES_OK(context, context->GetAttr("momentum", &momentum));
   }
-  void Compute(OpKernelContext* context) override {
+  void compute(OpKernelContext* context) override {
     const int64_t channels = context->input(0).NumElements();
     OP_REQUIRES_OK(context, check_vectors(context, 0, 6, channels));
     const float* in[6];
@@ -36,11 +35,11 @@ struct Normalise : OpKernel {
   float epsilon, momentum;
 };
 
-struct NormaliseGradient : OpKernel {
-  explicit NormaliseGradient(OpKernelConstruction* context) : OpKernel(context) {
+struct NormaliseGradient : Operation {
+  explicit NormaliseGradient(OpKernelConstruction* context) : Operation(context) {
     OP_REQUIRES_OK(context, context->GetAttr("epsilon", &epsilon));
   }
-  void Compute(OpKernelContext* context) override {
+  void compute(OpKernelContext* context) override {
     const int64_t channels = context->input(0).NumElements();
     OP_REQUIRES_OK(context, check_vectors(context, 0, 5, channels));
     const float* in[5];

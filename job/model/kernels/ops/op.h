@@ -1,5 +1,6 @@
 // What all operations share: TensorFlow's headers, its threads as the kernels' Parallel, and the checks of shapes.
 #pragma once
+#include <new>
 #include <string>
 
 #include "../inner/table.h"
@@ -14,6 +15,22 @@ Parallel threads(tensorflow::OpKernelContext* context);  // TensorFlow's own poo
 
 inline const float* data(const tensorflow::Tensor& tensor) { return tensor.flat<float>().data(); }
 inline float* data(tensorflow::Tensor* tensor) { return tensor->flat<float>().data(); }
+
+// An operation that finds no memory says so, as TensorFlow's own do, and doesn't take the process along.
+class Operation : public tensorflow::OpKernel {
+ public:
+  using OpKernel::OpKernel;
+  void Compute(tensorflow::OpKernelContext* context) final {
+    try {
+      compute(context);
+    } catch (const std::bad_alloc&) {
+      context->CtxFailure(tensorflow::errors::ResourceExhausted("out of memory in ", name()));
+    }
+  }
+
+ private:
+  virtual void compute(tensorflow::OpKernelContext* context) = 0;
+};
 
 // Every one of the inputs [first, last) is a vector of `channels`.
 absl::Status check_vectors(tensorflow::OpKernelContext* context, int first, int last, int64_t channels);

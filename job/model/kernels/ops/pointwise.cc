@@ -4,7 +4,6 @@
 namespace fashion {
 namespace {
 
-using tensorflow::OpKernel;
 using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::shape_inference::DimensionHandle;
@@ -26,13 +25,13 @@ absl::Status pointwise_shape(OpKernelContext* context, PointwiseShape* shape) {
   return check_vectors(context, 1, 3, shape->in);
 }
 
-struct Pointwise : OpKernel {
-  using OpKernel::OpKernel;
-  void Compute(OpKernelContext* context) override {
+struct Pointwise : Operation {
+  using Operation::Operation;
+  void compute(OpKernelContext* context) override {
     PointwiseShape shape;
     OP_REQUIRES_OK(context, pointwise_shape(context, &shape));
     tensorflow::TensorShape out = context->input(0).shape();
-    out.set_dim(3, shape.out);
+    OP_REQUIRES_OK(context, out.SetDimWithStatus(3, shape.out));
     Moments moments;
     OP_REQUIRES_OK(context, allocate(context, 0, out, &moments.y));
     OP_REQUIRES_OK(context, allocate(context, 1, {shape.out}, &moments.mean));
@@ -42,13 +41,13 @@ struct Pointwise : OpKernel {
   }
 };
 
-struct PointwiseGradient : OpKernel {
-  using OpKernel::OpKernel;
-  void Compute(OpKernelContext* context) override {
+struct PointwiseGradient : Operation {
+  using Operation::Operation;
+  void compute(OpKernelContext* context) override {
     PointwiseShape shape;
     OP_REQUIRES_OK(context, pointwise_shape(context, &shape));
     tensorflow::TensorShape out = context->input(0).shape();
-    out.set_dim(3, shape.out);
+    OP_REQUIRES_OK(context, out.SetDimWithStatus(3, shape.out));
     for (int i : {4, 5})
       OP_REQUIRES(context, context->input(i).shape() == out,
                   tensorflow::errors::InvalidArgument("input ", i, " must have the shape ", out.DebugString(),

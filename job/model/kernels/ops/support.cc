@@ -1,11 +1,8 @@
 // The choice of a processor's kernels, TensorFlow's threads, and the checks that all operations share.
-#include <atomic>
-#include <condition_variable>
 #include <cstring>
 #include <memory>
-#include <mutex>
-#include <vector>
 
+#include "../inner/round.h"
 #include "op.h"
 #include "tensorflow/core/platform/threadpool.h"
 #if defined(FASHION_AMX)
@@ -83,36 +80,6 @@ std::atomic<const Kernels*>& active() {
   return chosen;
 }
 
-// Items are handed out one by one, to the calling thread and to helpers from TensorFlow's pool. A helper that starts
-// after the last item was handed out touches nothing but this, so that the caller need not wait for it.
-struct Round {
-  explicit Round(int64_t count, const Item* item) : count(count), item(item) {}
-
-  void work() {
-    int64_t finished = 0;
-    for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1), ++finished) (*item)(i);
-    if (finished == 0 || done.fetch_add(finished) + finished < count) return;
-    std::lock_guard<std::mutex> lock(mutex);
-    all_done.notify_one();
-  }
-
-  void wait() {
-    for (int spin = 0; spin < 2000 && done.load() < count; ++spin) {
-#if defined(__x86_64__)
-      __builtin_ia32_pause();
-#endif
-    }
-    std::unique_lock<std::mutex> lock(mutex);
-    all_done.wait(lock, [&] { return done.load() >= count; });
-  }
-
-  const int64_t count;
-  const Item* const item;
-  std::atomic<int64_t> next{0}, done{0};
-  std::mutex mutex;
-  std::condition_variable all_done;
-};
-
 }  // namespace
 
 const Kernels& kernels() { return *active().load(std::memory_order_relaxed); }
@@ -127,8 +94,7 @@ Parallel threads(tensorflow::OpKernelContext* context) {
     }
     const auto round = std::make_shared<Round>(count, &item);
     for (int64_t i = 0; i < helpers; ++i) workers->workers->Schedule([round] { round->work(); });
-    round->work();
-    round->wait();
+    round->finish();
   };
 }
 
