@@ -50,6 +50,16 @@ def test_updates_equal_keras(way: str, ours: type[Any], theirs: type[Any], setti
         np.testing.assert_allclose(mine, exact, rtol=2e-5, atol=2e-6)
 
 
+def test_a_variable_that_is_given_twice_is_refused_and_not_waited_for(
+    compiled: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASHION_KERNELS", "")
+    variable, adam = keras.Variable(np.ones(3, "float32")), optimizer.Adam(0.1)
+    adam.build([variable])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="twice"):
+        adam.apply([tf.ones(3), tf.ones(3)], [variable, variable])
+
+
 def test_slots_and_configuration_are_keras_own(way: str) -> None:
     for ours, theirs in ((optimizer.Adam, keras.optimizers.Adam), (optimizer.AdamW, keras.optimizers.AdamW)):
         mine, exact = ours(0.01, name="same"), theirs(0.01, name="same")
