@@ -45,7 +45,7 @@ for step in range(5):
     assert (exchange.agreed.numpy()[0] > 0) == (step == 1)
     sums = ranks.gather([float(np.float64(a).sum()) for a in one], "check")
     assert all(each == sums[0] for each in sums), "not bit-identical on all ranks"
-sys.stdout.write(f"through memory: {all(exchange._memories.values())}\\n")  # in one piece, also where nothing is buffered
+sys.stdout.write(f"through memory: {all(exchange._memories.values())}\\n")  # in one piece
 """
 
 
