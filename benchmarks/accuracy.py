@@ -169,23 +169,30 @@ def spread(values: Sequence[float], sign: str = "") -> str:
 
 
 def draw(runs: Sequence[dict[str, Any]], picture: Path) -> None:
-    """Validation accuracy against minutes, a line a run, a colour a recipe; broken in bfloat16."""
+    """Validation accuracy against minutes, a line a run: a colour a recipe, a mark a processor, broken in bfloat16."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(7, 4.8), layout="constrained")
     axes = figure.add_subplot()
     colours = dict(zip(RECIPES, ("#767676", "#0b7285", "#c2410c"), strict=True))
+    marks = dict(
+        zip(dict.fromkeys(run["environment"]["processor"] for run in runs), itertools.cycle("os^Dv"), strict=False)
+    )
     for same, mine in by_kind([run for run in runs if run["protocol"] == "honest"]).items():
         for label, run in zip([", ".join(same), *[None] * (len(mine) - 1)], mine, strict=True):
             minutes = [epoch["elapsed"] / 60 for epoch in run["history"]]
             accuracies = [100 * epoch["val_accuracy"] for epoch in run["history"]]
             style = "-" if run["precision"] == "float32" else "--"
-            axes.plot(minutes, accuracies, style, marker=".", color=colours[run["recipe"]], label=label)
-    axes.axhline(100 * GOAL, color="#999999", linewidth=0.8, linestyle="--")
+            colour, mark = colours[run["recipe"]], marks[run["environment"]["processor"]]
+            axes.plot(minutes, accuracies, style, marker=mark, markersize=3.5, linewidth=1, color=colour, label=label)
+    axes.axhline(100 * GOAL, color="#999999", linewidth=0.8, linestyle=":")
     # From a few minutes to hours.
     axes.set(xscale="log", xlabel="minutes", ylabel="validation accuracy, %", ylim=(88, None))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.legend()
+    figure.legend(loc="outside lower center", frameon=False, fontsize="small")
     figure.savefig(picture, dpi=150)
 
 
