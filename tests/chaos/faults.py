@@ -245,7 +245,7 @@ def network_cut(site: Site, fault: Fault) -> Outcome:
         outcome.said = f"old ranks ended after {ended:.0f} s; " + (said[0] if said else "")
         worlds = [line for line in pods.log(0).splitlines() if "training in" in line]
         logs = pods.log(0) + pods.log(1)
-    begun = max(steps(worlds[-1], "going on after"), default=0)
+    begun = max(steps("".join(worlds[-1:]), "going on after"), default=0)
     outcome.repeated = max([made, *steps(logs, "waited for|for")]) - begun
     expect(outcome, begun >= made, f"{made} steps were saved, and the new world began after {begun}")
     expect(outcome, codes == [0, 0], f"exit codes {codes}")
