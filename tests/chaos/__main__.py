@@ -177,21 +177,20 @@ def main() -> int:
     options = parser.parse_args()
     # So that nothing is left when the suite is cut short.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
-    outcomes: list[Outcome] = []
     earlier = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
     known = {outcome.fault: outcome for outcome in map(Outcome.of, earlier)}
     with tempfile.TemporaryDirectory() as folder, Site(Path(folder)) as site:
         faults = [fault for fault in draw(options.faults, options.seed, site) if fault.kind.startswith(options.only)]
         suite = Suite(site)
         for chain in chains(faults):
-            if known.keys() >= set(chain):
-                outcomes += [known[fault] for fault in chain]
-                continue
-            outcomes += suite.run(chain)
-            if any(outcome.wrong for outcome in outcomes[-len(chain) :]):
-                shutil.copy(site.log, Path(tempfile.gettempdir()) / f"chaos-{len(outcomes)}.log")
-            if options.json:
-                options.json.write_text(json.dumps([outcome.record() for outcome in outcomes], indent=1) + "\n")
+            missing = [fault for fault in chain if fault not in known]
+            made = suite.run(missing) if missing else []
+            known |= {outcome.fault: outcome for outcome in made}
+            if any(outcome.wrong for outcome in made):
+                shutil.copy(site.log, Path(tempfile.gettempdir()) / f"chaos-{len(known)}.log")
+            if options.json and made:
+                options.json.write_text(json.dumps([outcome.record() for outcome in known.values()], indent=1) + "\n")
+        outcomes = [known[fault] for fault in faults]
     text = f"{summary(outcomes, options.seed)}\n\n{table(outcomes)}"
     print("\n" + text)
     if options.write:
