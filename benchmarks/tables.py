@@ -37,6 +37,7 @@ def main() -> None:
         "speed": speed(runs, _record("stock.json")["machines"]),
         "step": step(step_record),
         "step in bfloat16": step(_record("step_amx.json")),
+        "step on an EPYC": step(_record("step_epyc.json")),
         "work": work(step_record["table"]),
         "ranks": ranks(scaling_record),
         "messages": messages(scaling_record["messages"]),
