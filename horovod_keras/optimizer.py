@@ -100,19 +100,14 @@ class Exchange:
     def _through_memory(
         self, memory: SharedMemory, dense: Sequence[tf.Tensor]
     ) -> tuple[list[tf.Tensor], list[tf.Tensor], tf.Tensor]:
-        """The like, gradients by shared memory.
-
-        All are written when the exchange of what is common is done, and all means are there when that of their sum is.
-        """
+        """The like, gradients by shared memory: all are written when the exchange of what is common is done."""
         written = tf.numpy_function(memory.write, dense, tf.float32)
         with tf.control_dependencies([written]):
             *common, agreed = self._mean_together([*self.common, tf.identity(self.requests)], "common")
         with tf.control_dependencies([agreed]):
-            part = tf.ensure_shape(tf.numpy_function(memory.reduce, [], tf.float64), ())
-        total = self.ranks.sum(part, "total")
-        with tf.control_dependencies([total]):
-            means = tf.numpy_function(memory.means, [], [gradient.dtype for gradient in dense])
-        self.total.assign(tf.cast(total, self.total.dtype))
+            dtypes = [*(gradient.dtype for gradient in dense), tf.float64]
+            *means, total = tf.numpy_function(memory.means, [], dtypes)
+        self.total.assign(tf.cast(tf.ensure_shape(total, ()), self.total.dtype))
         for mean, gradient in zip(means, dense, strict=True):
             mean.set_shape(gradient.shape)
         return means, common, agreed

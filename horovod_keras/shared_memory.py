@@ -1,12 +1,11 @@
 """Gradients averaged through shared memory, where all ranks are processes of one host.
 
 Horovod's Gloo sends a gradient to the neighbour process through the loopback interface and adds it up there, on the
-very cores that compute. Here each array has an owner among the ranks. A rank writes its gradients where their owners
-can read them, averages those that it owns itself, and reads the means of the others from their owners' memory.
+very cores that compute. Here each rank writes its gradients where the others can read them, and each adds up all.
 
-Horovod stays the judge of who is there: after the writing and after the averaging comes a small exchange of its own,
-which all ranks must have reached before any of them goes on, and which fails when one is lost. There are two places for
-everything, used in turn: a rank may write the next gradients while a slower one still reads these means.
+Horovod stays the judge of who is there: between writing and reading lies a small exchange of its own, which all ranks
+must have reached before any of them goes on, and which fails when one is lost. There are two places to write to, used
+in turn: a rank may write the next gradients while a slower one still reads these.
 """
 
 import contextlib
@@ -34,11 +33,12 @@ class SharedMemory:
     """Where the ranks of one host write arrays for each other; made by :func:`shared_memory`.
 
     Args:
-        parts: the ranks' memories, in their order, each uint8 [2 · bytes of all arrays]; other ranks' are read-only.
+        parts: the ranks' memories, in their order, each uint8 [2 · bytes of all arrays].
         rank: of this process.
         shapes: of the arrays.
         dtypes: of the arrays.
         offsets: where each array begins in a half of a memory.
+        world: which meeting of the ranks this belongs to.
     """
 
     def __init__(
@@ -48,62 +48,51 @@ class SharedMemory:
         shapes: Sequence[tuple[int, ...]],
         dtypes: Sequence[np.dtype],
         offsets: Sequence[int],
+        world: int,
     ) -> None:
+        self.world = world
         self._rank = rank
         self._turn = 0
-        sizes = [int(np.prod(shape)) * dtype.itemsize for shape, dtype in zip(shapes, dtypes, strict=True)]
-        self._owners = owners(sizes, len(parts))
-        self._own: dict[int, np.ndarray] = {}
 
         def halves(memory: Bytes) -> list[list[np.ndarray]]:
             return [
                 [
-                    memory[start + offset : start + offset + size].view(dtype).reshape(shape)
-                    for shape, dtype, offset, size in zip(shapes, dtypes, offsets, sizes, strict=True)
+                    memory[start + offset : start + offset + int(np.prod(shape)) * dtype.itemsize]
+                    .view(dtype)
+                    .reshape(shape)
+                    for shape, dtype, offset in zip(shapes, dtypes, offsets, strict=True)
                 ]
                 for start in (0, len(memory) // 2)
             ]
 
-        # A rank's own place for an array holds the mean if it owns the array, else its gradient for the owner.
         self._halves = [halves(part) for part in parts]
+        # Means have two places as well: whoever keeps those of an update sees them until the update after the next.
+        self._means = halves(_aligned(len(parts[0])))
 
     def write(self, *arrays: np.ndarray) -> np.float32:
-        """Put this rank's arrays where their owners see them; its own ones stay where they are."""
+        """Put this rank's arrays where the others see them."""
         self._turn ^= 1
-        for index, (array, owner) in enumerate(zip(arrays, self._owners, strict=True)):
-            if owner == self._rank:
-                self._own[index] = array
-            else:
-                np.copyto(self._halves[self._rank][self._turn][index], array)
+        for place, array in zip(self._halves[self._rank][self._turn], arrays, strict=True):
+            np.copyto(place, array)
         return np.float32(0)
 
-    def reduce(self) -> np.float64:
-        """Average the arrays that this rank owns, added up in the order of ranks, and give the sum of all means."""
+    def means(self) -> list[np.ndarray]:
+        """The mean over ranks of each array written last, added up in the order of ranks: the same bits on all.
+
+        And, as the last, float64 [], the sum of all their values.
+        """
+        results, all_ranks = self._means[self._turn], [halves[self._turn] for halves in self._halves]
         total = np.float64(0)
         with np.errstate(all="ignore"):  # whoever asks for the sum looks at it
-            for index, mine in self._own.items():
-                places = [halves[self._turn][index] for halves in self._halves]
-                result = places[self._rank]
-                places[self._rank] = mine
-                total += _mean(places, result)
-        self._own.clear()
-        return total
-
-    def means(self) -> list[np.ndarray]:
-        """The mean over ranks of each array written last: the same bits on all, there until the update after the next.
-
-        TensorFlow takes them as they lie there, and writes into none that comes from a NumPy array.
-        """
-        return [self._halves[owner][self._turn][index] for index, owner in enumerate(self._owners)]
+            for result, *arrays in zip(results, *all_ranks, strict=True):
+                total += _mean(arrays, result)
+        return [*results, np.asarray(total)]
 
 
-def owners(sizes: Sequence[int], ranks: int) -> list[int]:
-    """Which rank averages each array, so that all have about as many bytes: the largest first, to who has least."""
-    loads, result = [0] * ranks, [0] * len(sizes)
-    for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
-        result[index] = min(range(ranks), key=loads.__getitem__)
-        loads[result[index]] += sizes[index]
-    return result
+def _aligned(size: int) -> Bytes:
+    """Memory that begins where TensorFlow takes it as a tensor's own; elsewhere it would make a copy."""
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    return memory[-memory.ctypes.data % _ALIGNMENT :][:size]
 
 
 def _mean(arrays: Sequence[np.ndarray], result: np.ndarray) -> np.float64:
@@ -149,14 +138,14 @@ def shared_memory(ranks: Collectives, tensors: Sequence[tf.Tensor]) -> SharedMem
         maps = None
         if all(rank["file"] for rank in told) and len({rank["host"] for rank in told}) == 1:
             with contextlib.suppress(OSError):
-                maps = [_map(2 * end, *rank["file"], mine=number == ranks.rank) for number, rank in enumerate(told)]
+                maps = [_map(2 * end, *rank["file"]) for rank in told]
         everyone = all(ranks.gather(maps is not None, "shared memory found"))
     finally:
         if mine is not None:
             os.close(mine)
     if maps is None or not everyone:
         return None
-    return SharedMemory(maps, ranks.rank, shapes, dtypes, offsets)
+    return SharedMemory(maps, ranks.rank, shapes, dtypes, offsets, ranks.world)
 
 
 def _reserve(size: int) -> int | None:
@@ -186,13 +175,9 @@ def _name(handle: int) -> str:
     return str(Path(f"/proc/self/fd/{handle}").readlink())
 
 
-def _map(size: int, path: str, name: str, *, mine: bool) -> Bytes:
-    """Map a rank's file, to write if it is this rank's own.
-
-    Raises OSError where it is of another user, or in another container of this host.
-    """
+def _map(size: int, path: str, name: str) -> Bytes:
+    """Map another rank's file. Raises OSError where that is of another user, or in another container of this host."""
     with Path(path).open("r+b") as file:
         if _name(file.fileno()) != name:  # another process has that number here
             raise FileNotFoundError(path)
-        access = mmap.ACCESS_WRITE if mine else mmap.ACCESS_READ
-        return np.frombuffer(mmap.mmap(file.fileno(), max(size, 1), access=access), np.uint8)[:size]
+        return np.frombuffer(mmap.mmap(file.fileno(), max(size, 1)), np.uint8)[:size]

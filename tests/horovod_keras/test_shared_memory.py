@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 from horovod.common.util import mpi_built
 
-from horovod_keras.shared_memory import owners
-
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no files in memory")
 
 # Every rank averages its own numbers five times, first through memory and then by messages.
@@ -24,7 +22,7 @@ what = sys.argv[1] if len(sys.argv) > 1 else ""
 if what == "no room" and ranks.rank == 1:
     resource.setrlimit(resource.RLIMIT_FSIZE, (65536, resource.RLIM_INFINITY))
 if what == "killed" and ranks.rank == 1:
-    shared_memory._map = lambda *arguments, **options: os.kill(os.getpid(), signal.SIGKILL)
+    shared_memory._map = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
 if what == "stranger" and ranks.rank == 1:  # another container's process, whose numbers are of another file here
     shared_memory._told = lambda handle: (f"/proc/{os.getpid()}/fd/{os.open(sys.argv[0], os.O_RDONLY)}", "its own")
 shapes = [(300, 500), (7,), (), (1, 3, 3, 5)]
@@ -34,10 +32,6 @@ messages.share = False
 @tf.function
 def average(exchange, *gradients):
     return exchange.average(gradients)
-
-@tf.function
-def doubled(*gradients):
-    return [2 * mean for mean in exchange.average(gradients)]
 
 numbers = np.random.default_rng(ranks.rank)
 for step in range(5):
@@ -51,22 +45,8 @@ for step in range(5):
     assert (exchange.agreed.numpy()[0] > 0) == (step == 1)
     sums = ranks.gather([float(np.float64(a).sum()) for a in one], "check")
     assert all(each == sums[0] for each in sums), "not bit-identical on all ranks"
-for memory in list(exchange._memories.values())[-1:]:
-    # TensorFlow may compute in place, but not here: other ranks read the same bytes.
-    twice = doubled(*mine)
-    for mean, value in zip(memory.means() if memory else [], twice):
-        np.testing.assert_array_equal(2 * mean, value)
 sys.stdout.write(f"through memory: {all(exchange._memories.values())}\\n")  # in one piece
 """
-
-
-@pytest.mark.parametrize("ranks", [2, 3, 4])
-def test_the_work_is_shared_out_by_bytes(ranks: int) -> None:
-    sizes = [4096, 16, 2048, 1024, 1024, 8, 4096, 300]
-    found = owners(sizes, ranks)
-    loads = [sum(size for size, owner in zip(sizes, found, strict=True) if owner == rank) for rank in range(ranks)]
-    assert max(loads) <= max(max(sizes), 1.1 * sum(sizes) / ranks)
-    assert owners([1], ranks) == [0]
 
 
 @pytest.fixture
