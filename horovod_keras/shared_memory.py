@@ -38,7 +38,6 @@ class SharedMemory:
         shapes: of the arrays.
         dtypes: of the arrays.
         offsets: where each array begins in a half of a memory.
-        world: which meeting of the ranks this belongs to.
     """
 
     def __init__(
@@ -48,9 +47,7 @@ class SharedMemory:
         shapes: Sequence[tuple[int, ...]],
         dtypes: Sequence[np.dtype],
         offsets: Sequence[int],
-        world: int,
     ) -> None:
-        self.world = world
         self._rank = rank
         self._turn = 0
 
@@ -145,7 +142,7 @@ def shared_memory(ranks: Collectives, tensors: Sequence[tf.Tensor]) -> SharedMem
             os.close(mine)
     if maps is None or not everyone:
         return None
-    return SharedMemory(maps, ranks.rank, shapes, dtypes, offsets, ranks.world)
+    return SharedMemory(maps, ranks.rank, shapes, dtypes, offsets)
 
 
 def _reserve(size: int) -> int | None:
