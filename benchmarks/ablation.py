@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from benchmarks.accuracy import history, spread
+from benchmarks.accuracy import ended, history, spread
 from job.command_line import Parser
 from job.config import Config, resolve
 from job.errors import run_main, stop_when_told
@@ -70,12 +70,13 @@ def main() -> int:
         print(f"{name}, seed {seed}: validation {100 * rows[-1]['val_accuracy']:.2f}", flush=True)
     print(table(rows))
     if args.json:
+        weights = Path(args.weights).resolve().name  # where the file lay is nobody's business
         record = {
-            "command": shlex.join(sys.orig_argv[1:]),
+            "command": shlex.join(sys.orig_argv[1:]).replace(args.weights, weights),
             "commit": commit(),
             "processor": processor(),
             "recipe": args.recipe,
-            "weights": Path(args.weights).resolve().name,
+            "weights": weights,
             "precision": args.precision,
             "rows": rows,
         }
@@ -93,7 +94,7 @@ def trained(config: Config, stop: Event) -> int:
         process.join(timeout=1)
         if stop.is_set():
             process.terminate()
-    return process.exitcode
+    return ended(process.exitcode)
 
 
 def train(config: Config) -> None:

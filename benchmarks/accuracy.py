@@ -19,7 +19,7 @@ from typing import Any
 
 from job.command_line import Parser
 from job.config import CIRCUMSTANCES, Config, parse, parse_flags, plain, resolve
-from job.errors import InputError, run_main, stop_when_told
+from job.errors import InputError, RunError, run_main, stop_when_told
 from job.recipes import RECIPES
 
 GOAL = 0.945
@@ -68,10 +68,17 @@ def train(options: Sequence[str], ranks: int, stop: Event) -> int:
     process = subprocess.Popen([*launcher, sys.executable, "-m", "job.train", *options])
     while True:
         try:
-            return process.wait(timeout=1)
+            return ended(process.wait(timeout=1))
         except subprocess.TimeoutExpired:
             if stop.is_set():
                 process.terminate()
+
+
+def ended(code: int) -> int:
+    """A run's exit code. Raises RunError if a signal killed it: it could not say so itself."""
+    if code < 0:
+        raise RunError(f"the run was killed by signal {-code}. The same command goes on.")
+    return code
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
@@ -99,6 +106,7 @@ def summary(config: Config, folder: Path) -> dict[str, Any]:
         for name, value in plain(config).items()
         if name not in CIRCUMSTANCES | TOLD_APART and value != usual[name]
     }
+    weights = Path(config.weights).resolve().name  # where the file lay is nobody's business
     measured = ["val_accuracy", "test_accuracy", "test_accuracy_with_flips", "seconds", "epochs", "ranks"]
     measured += ["seconds_to_first_step", "peak_memory_mib"]
     return {
@@ -107,10 +115,10 @@ def summary(config: Config, folder: Path) -> dict[str, Any]:
         "protocol": config.protocol,
         "changed": changed,
         "seed": config.seed,
-        "weights": Path(config.weights).resolve().name,  # where the file lay is nobody's business
+        "weights": weights,
         **{name: result[name] for name in measured},
         "seconds_to_94_5": reached[0] if reached else None,
-        "command": shlex.join(sys.orig_argv[1:]),
+        "command": shlex.join(sys.orig_argv[1:]).replace(config.weights, weights),
         "environment": environment,
         "history": epochs,
     }

@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks import ablation, accuracy
 from job.config import resolve
+from job.errors import RunError
 
 ROOT = Path(__file__).parents[2]
 EPOCH = {"seconds": 60.0, "accuracy": 0.9}
@@ -88,6 +89,12 @@ def test_a_change_is_compared_with_the_recipe_seed_by_seed() -> None:
     lines = ablation.table(rows).splitlines()[2:]
     assert lines[0].startswith("| as it is | 2 | 94.50 ± 0.71 | – |")
     assert lines[1].startswith("| cosine | 2 | 95.00 ± 0.71 | +0.50 ± 0.00 |")
+
+
+def test_a_run_that_a_signal_killed_is_told_of_and_is_no_odd_exit_code() -> None:
+    assert [accuracy.ended(code) for code in (0, 2, 75)] == [0, 2, 75]
+    with pytest.raises(RunError, match="killed by signal 9"):
+        accuracy.ended(-9)
 
 
 @pytest.mark.parametrize("command", [["benchmarks.accuracy", "--recipe", "fast", "--", "--seed", "3"],
