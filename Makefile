@@ -2,7 +2,7 @@
 # make test    set up what is missing, then pass the tests      ARGS='-m slow' for the long ones
 # make lock    resolve requirements/*.in anew (needs uv)
 #
-# Needs Python 3.11, make and a C++17 compiler.
+# Needs Python 3.11, make and g++ with C++17.
 SHELL := /bin/bash -o pipefail
 PYTHON ?= python3.11
 CXX ?= g++
@@ -33,7 +33,7 @@ check: $(STAMPS)/test
 $(STAMPS)/tools:
 	@command -v $(PYTHON) >/dev/null || { echo "error: Python 3.11 is needed: $(PYTHON) was not found. Install it, or set PYTHON." >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "error: Python 3.11 is needed: received $$($(PYTHON) -V). Set PYTHON to a Python 3.11." >&2; exit 2; }
-	@echo 'int main() { if constexpr (true) return 0; }' | $(CXX) -std=c++17 -x c++ -fsyntax-only - 2>/dev/null || { echo "error: a C++17 compiler is needed: $(CXX) was not found or is too old. Install g++, or set CXX." >&2; exit 2; }
+	@echo 'int main() { if constexpr (true) return 0; } static_assert(__GNUC__ > 4);' | $(CXX) -std=c++17 -x c++ -fsyntax-only - 2>/dev/null || { echo "error: g++ with C++17 is needed: $(CXX) was not found, is too old, or is clang. Install g++, or set CXX." >&2; exit 2; }
 	@$(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) can't make a virtual environment. Install its venv module (Debian: python3-venv)." >&2; exit 2; }
 	@mkdir -p $(@D) && touch $@
 

@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.accuracy import ended, history, spread
 from job.command_line import Parser
 from job.config import Config, resolve
-from job.errors import run_main, stop_when_told
+from job.errors import InputError, run_main, stop_when_told
 from job.run.folder import commit, processor
 
 AS_IT_IS = "as it is"
@@ -60,6 +60,8 @@ def main() -> int:
     args = parser.parse_args()
     common = {"recipe": args.recipe, "weights": args.weights, "precision": args.precision}
     common |= {"epochs": args.epochs} if args.epochs else {}
+    if unknown := {*(args.variant or [])} - VARIANTS[args.recipe].keys():
+        raise InputError(f"no such --variant: received {min(unknown)}. Use of {', '.join(VARIANTS[args.recipe])}.")
     stop, rows = stop_when_told(), []
     for name, seed in itertools.product(args.variant or VARIANTS[args.recipe], range(1, args.seeds + 1)):
         config = resolve([common, VARIANTS[args.recipe][name], {"seed": seed}])

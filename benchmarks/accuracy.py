@@ -34,7 +34,7 @@ def main() -> int:
     parser = Parser("python -m benchmarks.accuracy", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--recipe", choices=RECIPES, action="append", required=True, help="may be given several times")
     parser.add_argument("--seeds", type=int, default=3, help=f"how many, from {FIRST_SEED} on")
-    parser.add_argument("--ranks", type=int, default=1, help="ranks under horovodrun; 1 is a single process")
+    parser.add_argument("--ranks", type=int, default=1, help="ranks of each run on this machine")
     parser.add_argument("--folder", type=Path, default=Path("runs/accuracy"), help="where the runs are kept")
     parser.add_argument("--json", type=Path, help="write the record here")
     parser.add_argument("--picture", type=Path, help="write validation accuracy against minutes here")
@@ -64,8 +64,9 @@ def main() -> int:
 
 def train(options: Sequence[str], ranks: int, stop: Event) -> int:
     """Finish one run, or hand it on that this command is to stop. The run's exit code."""
-    launcher = [str(Path(sys.executable).with_name("horovodrun")), "-np", str(ranks)] if ranks > 1 else []
-    process = subprocess.Popen([*launcher, sys.executable, "-m", "job.train", *options])
+    # The launcher hands a rank's exit code on (75: stopped, and may go on), which horovodrun does not.
+    launcher = ["-m", "horovod_keras.launch", "--ranks-per-pod", str(ranks), "--", sys.executable] if ranks > 1 else []
+    process = subprocess.Popen([sys.executable, *launcher, "-m", "job.train", *options])
     while True:
         try:
             return ended(process.wait(timeout=1))

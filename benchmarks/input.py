@@ -28,9 +28,7 @@ ALL = Augmentation(flip=True, shift=2, erase=0.5)
 def main() -> None:
     """Measure, print and record."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.input", description="Measure the input pipeline.")
-    parser.add_argument(
-        "--json", type=Path, default=Path("benchmarks/records/input.json"), help="where the record goes"
-    )
+    parser.add_argument("--json", type=Path, help="write the record here")
     parser.add_argument("--picture", type=Path, help="draw the record as a picture too (PNG or SVG)")
     options = parser.parse_args()
     count = 20_000
@@ -61,8 +59,9 @@ def main() -> None:
     }
     for name, result in results.items():
         print(f"{name:26} {result['median']:>10,} images/s (best {result['best']:,})")
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(record, indent=2) + "\n")
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(record, indent=2) + "\n")
     if options.picture:
         _draw(record, options.picture)
 

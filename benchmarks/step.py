@@ -4,6 +4,7 @@ python -m benchmarks.step                            everything, about three min
 python -m benchmarks.step --quick                    fewer turns, ours against stock alone
 python -m benchmarks.step --torch-python PATH        PyTorch from another environment's interpreter
 python -m benchmarks.step --table                    ours over resolution, batch and threads too
+python -m benchmarks.step --gpu                      mixed precision and XLA too, which a GPU is for
 python -m benchmarks.step --compare benchmarks/records/step.json
 
 Every contender lives in a process of its own; they take turns, many times, so that all meet the same neighbours on a
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from benchmarks.step_picture import draw
+from job.model.kernels.library import BFLOAT16_FLAGS
 from job.run.folder import BFLOAT16, commit, processor
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +35,10 @@ TORCH = [f"pytorch {layout}{mode}" for layout in ("channels-last", "contiguous")
 OURS_BFLOAT16 = "ours bfloat16"
 TORCH_BFLOAT16 = [f"pytorch channels-last bfloat16{mode}" for mode in ("", " compiled")]
 """Products in bfloat16 (PyTorch: its autocast), where the processor has them: contenders among themselves."""
+ON_GPU = ["ours xla", "ours mixed", "stock mixed", "stock without xla"]
+"""Stock Keras' own default on a GPU is XLA."""
 MATRIX = 2048
+"""Rows and columns of the matrix product that stands for the machine's rate."""
 NOMINAL_FLOP = 213e6
 """A training step's operations an image at 56 px as usually counted: 3 · 2 · 569 M multiply-adds · (56 / 224)²."""
 
@@ -77,6 +82,10 @@ class Contender:
         self.process.stdin.flush()
         self.seconds.append(self._answer())
 
+    def in_bfloat16(self) -> bool:
+        """Whether our kernels multiply in bfloat16 in it."""
+        return not BFLOAT16_FLAGS.keys().isdisjoint(self.versions.get(self.name, "").split())
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -111,10 +120,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """One whole run: all contenders, turn by turn."""
     halves = processor().endswith(BFLOAT16)
     names = ["ours", "stock", "matmul", *([OURS_BFLOAT16] if halves else [])]
+    if options.gpu:
+        names += ON_GPU
     if options.torch_python and not options.quick:
         names += [*TORCH, *(TORCH_BFLOAT16 if halves else [])]
     versions: dict[str, str] = {}
-    with contenders(names, options) as ready:
+    with contenders(names, options) as started:
+        # Other kernels may be asked for by FASHION_KERNELS, or the device be a GPU.
+        ready = [one for one in started if one.name != OURS_BFLOAT16 or one.in_bfloat16()]
         for _ in range(options.turns):
             for contender in ready:
                 contender.turn()
@@ -137,7 +150,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "ratio_to_stock_keras": round(best["stock"] / best[OURS_BFLOAT16], 3),
             "ratio_to_pytorch": round(best[rival] / best[OURS_BFLOAT16], 3) if rival else None,
         }
-        if halves
+        if OURS_BFLOAT16 in best
         else None,
         "share_of_matmul_rate": round(per_second * NOMINAL_FLOP / rate, 3),
         "share_of_matmul_rate_by_exact_count": round(per_second * exact_flop(56) / rate, 3),
@@ -184,6 +197,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="steps in a turn (10)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads (all cores)")
     parser.add_argument("--runs", type=int, default=1, help="whole runs, which must agree to 10 %%")
+    parser.add_argument("--gpu", action="store_true", help="mixed precision and XLA as well")
     parser.add_argument("--table", action="store_true", help="ours over resolution, batch and threads as well")
     here = sys.executable if importlib.util.find_spec("torch") else None
     parser.add_argument("--torch-python", default=here, help="interpreter that has PyTorch (this one, if it has)")
@@ -225,10 +239,14 @@ def _show(record: dict[str, Any]) -> None:
 
 
 def _compare(record: dict[str, Any], earlier: dict[str, Any]) -> None:
-    print(f"change against {earlier['date']}, {earlier['cpu']}:")
-    for key in ("images_per_second", "ratio_to_stock_keras", "ratio_to_pytorch", "share_of_matmul_rate"):
-        if record[key] and earlier.get(key):
-            print(f"  {key}: {earlier[key]} → {record[key]} ({100 * (record[key] / earlier[key] - 1):+.0f} %)")
+    same = "" if record["cpu"] == earlier["cpu"] else ", another processor: only the ratios can be compared"
+    print(f"change against {earlier['date']}, {earlier['cpu']}{same}:")
+    for part in (None, "bfloat16"):
+        now, then = (record, earlier) if part is None else (record[part] or {}, earlier.get(part) or {})
+        for key in ("images_per_second", "ratio_to_stock_keras", "ratio_to_pytorch", "share_of_matmul_rate"):
+            if now.get(key) and then.get(key):
+                name = f"{part} {key}" if part else key
+                print(f"  {name}: {then[key]} → {now[key]} ({100 * (now[key] / then[key] - 1):+.0f} %)")
 
 
 if __name__ == "__main__":

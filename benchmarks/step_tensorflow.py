@@ -8,19 +8,19 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Literal
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.step import MATRIX
 from job import allocator
 from job.model import kernels, mobilenet, optimizer
 
-MATRIX = 2048
-"""Rows and columns of the matrix product that stands for the machine's rate."""
 
-
-def ours(resolution: int, batch: int, steps: int) -> Callable[[], float]:
+def ours(resolution: int, batch: int, steps: int, *, xla: bool = False) -> Callable[[], float]:
     """The job's step: fast backbone, classifier, gradient, our Adam, in one compiled function."""
     backbone = mobilenet.backbone()
     model = keras.Model(backbone.input, keras.layers.Dense(10)(backbone.output))
@@ -29,10 +29,10 @@ def ours(resolution: int, batch: int, steps: int) -> Callable[[], float]:
     adam.build(variables)
     images, labels = _batch(resolution, batch, channels=1)
 
-    @tf.function(jit_compile=False)
+    @tf.function(jit_compile=xla)
     def step() -> tf.Tensor:
         with tf.GradientTape() as tape:
-            logits = model(images, training=True)
+            logits = tf.cast(model(images, training=True), tf.float32)
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
         adam.apply(tape.gradient(loss, variables), variables)
         return loss
@@ -40,13 +40,16 @@ def ours(resolution: int, batch: int, steps: int) -> Callable[[], float]:
     return _mean(lambda: step().numpy(), steps)
 
 
-def stock(resolution: int, batch: int, steps: int) -> Callable[[], float]:
-    """`keras.applications.MobileNet` in `fit`: from the end of the first batch to the end of the last."""
+def stock(resolution: int, batch: int, steps: int, *, xla: bool | Literal["auto"] = "auto") -> Callable[[], float]:
+    """`keras.applications.MobileNet` in `fit`: from the end of the first batch to the end of the last.
+
+    With "auto", its default, Keras compiles the step with XLA on a GPU, and not on a CPU.
+    """
     base = keras.applications.MobileNet(
         input_shape=(resolution, resolution, 3), include_top=False, weights=None, pooling="avg"
     )
     model = keras.Model(base.input, keras.layers.Dense(10)(base.output))
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=xla)
     images, labels = (np.repeat(part, steps + 1, axis=0) for part in _batch(resolution, batch, channels=3))
     ends: list[float] = []
     clock = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: ends.append(time.perf_counter()))
@@ -82,31 +85,47 @@ def _mean(step: Callable[[], object], steps: int) -> Callable[[], float]:
     return turn
 
 
+CONTENDERS: dict[str, Callable[[int, int, int], Callable[[], float]]] = {
+    "ours": ours,
+    "ours bfloat16": ours,
+    "ours mixed": ours,
+    "ours xla": partial(ours, xla=True),
+    "stock": stock,
+    "stock mixed": stock,
+    "stock without xla": partial(stock, xla=False),
+    "matmul": matmul,
+}
+"""Mixed: Keras' policy mixed_bfloat16. The contender in bfloat16 has our kernels, on a CPU."""
+
+
 def main() -> None:
     """Make one contender ready, then time one turn for every line on standard input."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("contender", choices=["ours", "ours bfloat16", "stock", "matmul"])
+    parser.add_argument("contender", choices=CONTENDERS)
     for name in ("resolution", "batch", "threads", "steps"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--allocator-as-is", action="store_true", help="leave the C library's allocator alone")
     options = parser.parse_args()
     if not options.allocator_as_is:
         allocator.keep_freed_memory()
-    kernels.allow(None, bfloat16="bfloat16" in options.contender)
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)
-    make = {"ours": ours, "ours bfloat16": ours, "stock": stock, "matmul": matmul}[options.contender]
-    turn = make(options.resolution, options.batch, options.steps)
-    turn()
-    print(
-        json.dumps(
-            {
-                "tensorflow": tf.__version__,
-                "keras": keras.__version__,
-                options.contender: kernels.status().partition(" (")[0],
-            }
-        ),
-        flush=True,
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)  # the others are there, too
+    if options.contender.endswith("mixed"):
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    kernels.allow(
+        "XLA compiles no others" if options.contender == "ours xla" else None,
+        bfloat16=options.contender == "ours bfloat16",
     )
+    turn = CONTENDERS[options.contender](options.resolution, options.batch, options.steps)
+    turn()
+    found = {"tensorflow": tf.__version__, "keras": keras.__version__}
+    if gpus:
+        found["gpu"] = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "unknown")
+    if options.contender.startswith("ours"):
+        found[options.contender] = kernels.status().partition(" (")[0]
+    print(json.dumps(found), flush=True)
     for _ in sys.stdin:
         print(json.dumps(turn()), flush=True)
 

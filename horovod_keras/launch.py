@@ -32,8 +32,8 @@ from horovod_keras.rendezvous import address_of
 
 PORT = 29710
 """The control channel's port; the rendezvous has the next one."""
-SHORTEST_SECRET = 16
-"""Characters."""
+SHORTEST_SECRET, LONGEST_SECRET = 16, 4096
+"""Bytes."""
 AFTER_POD_0 = 5.0
 """Seconds by which the other pods of a failed Kubernetes Job end later. The first failure may end the Job, which then
 deletes the pods that still run, with their logs: that of pod 0 tells most."""
@@ -152,18 +152,19 @@ def _secret(file: str | None, environment: Mapping[str, str], *, several: bool) 
     if not several:
         return secrets.token_bytes(32)
     source = "HOROVOD_LAUNCH_SECRET"
-    secret = environment.get(source) or environment.get(VARIABLE + "JOB_UID", "")
+    secret = (environment.get(source) or environment.get(VARIABLE + "JOB_UID", "")).encode()
     if file is not None:
         source = file
         try:
-            secret = Path(file).read_text().strip()
+            with Path(file).open("rb") as opened:
+                secret = opened.read(LONGEST_SECRET).strip()
         except OSError as error:
             raise LaunchError(MISUSED, f"--secret-file {file} can't be read: {error.strerror}.") from None
     if len(secret) < SHORTEST_SECRET:
-        had = f"{len(secret)} characters" if secret else "none"
-        reason = f"the launchers of several pods need one secret of at least {SHORTEST_SECRET} characters"
+        had = f"{len(secret)} bytes" if secret else "none"
+        reason = f"the launchers of several pods need one secret of at least {SHORTEST_SECRET} bytes"
         raise LaunchError(MISUSED, f"{reason}: received {had} from {source}. Make one with: openssl rand -hex 32")
-    return secret.encode()
+    return secret
 
 
 def main(argv: Sequence[str]) -> int:

@@ -3,6 +3,7 @@
 `horovod_keras.launch` is the command around it, `horovod_keras.coordinator` what pod 0 decides.
 """
 
+import errno
 import os
 import secrets
 import signal
@@ -17,6 +18,7 @@ from horovod_keras.control import Beat, Channel, ControlServer, Order, RefusedEr
 from horovod_keras.coordinator import FAILED, MISUSED, PREEMPTED, REMINDER, Coordinator, Rules
 from horovod_keras.ranks import KILL_AFTER, Ranks
 from horovod_keras.rendezvous import Rendezvous, address_towards, interface_of, interface_variables
+from horovod_keras.voice import tell
 
 VARIABLE = "HOROVOD_LAUNCH_"
 """What the names of the launcher's own variables begin with. The ranks don't get them."""
@@ -27,6 +29,8 @@ REFUSALS_LIMIT = 45.0
 an address in a cluster is soon used again, and its name service keeps the old one for half a minute."""
 LAST_WORDS = 10.0
 """Seconds that pod 0 stays for the others to learn how it ended."""
+_WRONG_COMMAND = {errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.ENOEXEC, errno.EISDIR}
+# Any other reason not to start it, as too many processes or files, may have passed the next time.
 
 
 class LaunchError(Exception):
@@ -220,8 +224,10 @@ class Launcher:
         try:
             self._ranks = Ranks(self._settings.command, environments, label=environments[0]["HOROVOD_SIZE"] != "1")
         except OSError as error:
-            command = self._settings.command[0]
-            raise LaunchError(MISUSED, f"can't run {command!r}: {error.strerror}. Give a COMMAND after --.") from None
+            failed = f"can't run {self._settings.command[0]!r}: {error.strerror}."
+            if error.errno in _WRONG_COMMAND:
+                raise LaunchError(MISUSED, f"{failed} Give a COMMAND after --.") from None
+            raise LaunchError(FAILED, f"{failed} Free some of it; the same command may then work.") from None
 
     def _not_heard(self, since: float, what: str) -> None:
         """Pod 0 is silent: end the ranks after a while, then wait for it to come (back), and give up in the end."""
@@ -278,4 +284,4 @@ class Launcher:
 
 def say(line: str) -> None:
     """One line for the log of this pod."""
-    print(f"launch: {line}", file=sys.stderr, flush=True)
+    tell(f"launch: {line}", sys.stderr)

@@ -47,9 +47,10 @@ def _dies_with(launcher: int) -> Callable[[], None]:
 
 
 def _pass_on(source: IO[bytes], target: IO[bytes], prefix: bytes) -> None:
-    # A limit, so that output without line ends can't fill the memory.
+    # A limit, so that output without line ends can't fill the memory. What can't be written is lost, and read on all
+    # the same: a rank whose pipe is full would stand still.
     while line := source.readline(65536):
-        with _OUTPUT, contextlib.suppress(BrokenPipeError):
+        with _OUTPUT, contextlib.suppress(OSError):
             target.write(prefix + line + (b"" if line.endswith(b"\n") else b"\n"))
             target.flush()
     source.close()

@@ -4,6 +4,7 @@ An elastic `horovodrun` waits for a word of every process, without a limit, and 
 none. Its warden ends it, from outside: to the launcher and to the other ranks it is then a lost rank like any other.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -57,8 +58,10 @@ def watch(limit: float) -> None:
         if not beats:
             return
         rank = beats.split()[-1].decode()
-    print(f"error: rank {rank} on {socket.gethostname()} stood still for {limit:g} s: killed", file=sys.stderr)
     signal.pidfd_send_signal(parent, signal.SIGKILL)
+    # Afterwards: whether anybody reads it is not known.
+    with contextlib.suppress(OSError):
+        print(f"error: rank {rank} on {socket.gethostname()} stood still for {limit:g} s: killed", file=sys.stderr)
 
 
 if __name__ == "__main__":

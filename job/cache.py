@@ -16,6 +16,11 @@ def folder(name: str) -> Path:
     return Path(pooch.os_cache("fashion-job")) / name
 
 
+def cause(error: OSError) -> str:
+    """Why a download failed, in a word or two: what the network's libraries say themselves is long."""
+    return str(error) if isinstance(error, TimeoutError) else error.strerror or type(error).__name__
+
+
 @contextlib.contextmanager
 def one_at_a_time(place: Path) -> Iterator[None]:
     """Hold a folder of the cache while it is looked at and filled: ranks that start together do the work once.

@@ -7,6 +7,7 @@ recipe, is overruled by the configuration file, and that by a flag:
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -92,23 +93,8 @@ class Config(Recipe):
         return self.run or Path("runs") / f"{self.recipe}-{self.dataset}-{digest[:8]}"
 
 
-# Options that may differ between the parts of one interrupted and resumed run.
-CIRCUMSTANCES = frozenset(
-    [
-        "data_dir",
-        "run",
-        "config",
-        "threads",
-        "checkpoint_every",
-        "step_timeout",
-        "on_nan",
-        "profile",
-        "timeline",
-        "print_config",
-    ]
-)
-
-
+CIRCUMSTANCES = frozenset(["data_dir", "run", "threads", "checkpoint_every", "step_timeout", "on_nan"])
+"""Options that may differ between the parts of one interrupted and resumed run, beside those that are not kept."""
 # What a command line asks for once: not kept in a run's configuration, and not taken from a file.
 ASKED_ONCE = frozenset(["config", "print_config", "profile", "timeline"])
 DIGEST = "data"
@@ -142,8 +128,8 @@ def resolve(overrides: Sequence[Mapping[str, Any]]) -> Config:
     defaults = dataclasses.asdict(RECIPES[recipe]) if isinstance(recipe, str) and recipe in RECIPES else {}
     if recipe == "original" and given.get("flip") is False:
         defaults["global_batch"] = 64  # as the experiment of 2017 did
-    if os.environ.get("FASHION_MNIST_DIR"):
-        defaults["data_dir"] = os.environ["FASHION_MNIST_DIR"]
+    if usual := usual_data_dir():
+        defaults["data_dir"] = usual
     for name in ("data_dir", "run", "config"):
         if given.get(name) == "":
             raise InputError(f"option {name}: received an empty path. Name a path, or leave the option out.")
@@ -157,6 +143,12 @@ def resolve(overrides: Sequence[Mapping[str, Any]]) -> Config:
         raise refused(error, "python -m job.train") from None
     # Absolute, so that the run's other commands find the data from any folder.
     return dataclasses.replace(config, data_dir=config.data_dir and config.data_dir.absolute())
+
+
+def usual_data_dir() -> Path | None:
+    """Where the data are if no option says so: what $FASHION_MNIST_DIR names, if anything."""
+    named = os.environ.get("FASHION_MNIST_DIR")
+    return Path(named) if named else None
 
 
 def refused(error: ValidationError, program: str) -> InputError:
@@ -188,7 +180,8 @@ def parse_flags(argv: Sequence[str], program: str) -> dict[str, Any]:
     return read_flags(argv, program, "Train MobileNet with Horovod.", options())
 
 
-def options() -> dict[str, FieldInfo]:
+@functools.cache
+def options() -> Mapping[str, FieldInfo]:
     """Every option of a run by name, with its type, default and description."""
     documented: dict[str, FieldInfo] = Recipe.__pydantic_fields__ | Config.__pydantic_fields__  # type: ignore[attr-defined]
     for name, field in Recipe.__pydantic_fields__.items():  # type: ignore[attr-defined]
@@ -227,8 +220,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The `option: value` lines of a YAML file. Raises InputError when it can't be read or isn't a mapping."""
     try:
         values = reading.yaml_file(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"configuration file {path} can't be read: {error}.") from None
+    except OSError as error:
+        raise InputError(f"file {path} can't be read: {error.strerror}. Name a YAML file of options.") from None
+    except ValueError as error:
+        raise InputError(f"file {path} is no YAML: {error}. Write `option: value` lines.") from None
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise InputError(f"configuration file {path} must hold `option: value` lines: received {shortened(values)}.")
     return {name.replace("-", "_"): value for name, value in values.items()}

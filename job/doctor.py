@@ -27,6 +27,7 @@ from rich.text import Text
 
 from job import cache, quiet
 from job.command_line import Parser
+from job.config import usual_data_dir
 from job.errors import InputError, run_main
 from job.machine import usable_cores, usable_memory
 from job.model.kernels import library
@@ -84,7 +85,7 @@ def examine(data_dir: Path | None, runs: Path) -> Iterator[Finding]:
 
 def _versions() -> Iterator[Finding]:
     python = platform.python_version()
-    fits = sys.version_info >= (3, 11)
+    fits = sys.version_info[:2] == (3, 11)
     yield Finding("Python", "ok" if fits else "fail", python, "" if fits else "Install Python 3.11 and set up anew.")
     for names, oldest in ((("tensorflow", "tensorflow-cpu"), 2), (("keras",), 3), (("numpy",), 2), (("pyarrow",), 1)):
         version = next(filter(None, map(_version, names)), None)
@@ -274,10 +275,7 @@ def table_of(findings: list[Finding]) -> Table:
 
 def _parser() -> Parser:
     parser = Parser("python -m job.doctor", description="Look whether this machine can train.")
-    data_dir = os.environ.get("FASHION_MNIST_DIR")
-    parser.add_argument(
-        "--data-dir", metavar="DIR", type=Path, default=data_dir and Path(data_dir), help="Fashion-MNIST"
-    )
+    parser.add_argument("--data-dir", metavar="DIR", type=Path, default=usual_data_dir(), help="Fashion-MNIST")
     parser.add_argument("--runs", metavar="DIR", type=Path, default=Path("runs"), help="where runs go (default: runs)")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     return parser

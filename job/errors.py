@@ -1,6 +1,5 @@
 """The one exception that means "you, the user, can mend this", and the one way in which commands end."""
 
-import contextlib
 import errno
 import signal
 import sys
@@ -9,8 +8,10 @@ from collections.abc import Callable
 from threading import Event
 from typing import NoReturn
 
+from horovod_keras.voice import tell
+
 # What the user's own machine refuses: one line says it all, and a traceback would bury it.
-_FULL = "Free some space, or choose another disk with --run; the same command then goes on."
+_FULL = "Free some space, or choose another disk; the same command then goes on."
 _REFUSED = "Change its permissions, or choose another place."
 _WRONG_PATH = "Choose another path."
 _REFUSALS = {
@@ -24,9 +25,14 @@ _REFUSALS = {
     errno.EISDIR: (2, _WRONG_PATH),
 }
 
-
+_TOLD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 OTHERS_TURN = 10.0
 """Seconds that a quiet process waits: more than the 5 s after which `horovodrun` kills what it has told to end."""
+
+
+def refused_here(error: OSError) -> bool:
+    """Whether the user's own machine refused something, and no other one beyond a network."""
+    return error.errno in _REFUSALS
 
 
 class InputError(Exception):
@@ -42,19 +48,20 @@ class LostRankError(RunError):
 
 
 def stop_when_told() -> Event:
-    """An event that SIGTERM and SIGINT set, instead of ending the process."""
+    """An event that SIGTERM, SIGINT and a terminal that goes set, instead of ending the process."""
     stop = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    for number in _TOLD:
+        if signal.getsignal(number) is not signal.SIG_IGN or number != signal.SIGHUP:  # `nohup` ignores it
+            signal.signal(number, lambda *_: stop.set())
     return stop
 
 
 def end_undisturbed() -> None:
-    """Have SIGTERM and SIGINT change nothing any more: the exit code is decided.
+    """Have no signal that tells to stop change anything any more: the exit code is decided.
 
     Python itself would give them their default back before the process has ended, and be killed by them.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _TOLD:
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -88,6 +95,5 @@ def _complain(message: str, code: int, quiet: bool) -> int:
     if quiet:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(OTHERS_TURN)
-    with contextlib.suppress(BrokenPipeError):  # nobody reads it any more
-        print("error:", " ".join(message.split()), file=sys.stderr, flush=True)
+    tell(f"error: {' '.join(message.split())}", sys.stderr)
     return code

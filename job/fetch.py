@@ -7,7 +7,6 @@ One line on stdout, for `job.train`: a short `--recipe fast` where no recipe is 
 """
 
 import contextlib
-import os
 import sys
 from pathlib import Path
 
@@ -20,17 +19,16 @@ def main() -> int:
         flags = parse_flags(sys.argv[1:], "python -m job.fetch")
     given = read_options(Path(flags["config"])) | flags if "config" in flags else flags
     short = {} if "recipe" in given else {"recipe": "fast", "epochs": 3}
-    resolve([short, given])  # a mistake is told here, before any rank is started
+    config = resolve([short, given])  # a mistake is told here, before any rank is started
     from job import quiet
     from job.data import fashion_mnist
 
     options = [f"--{name} {value}" for name, value in short.items() if name not in given]
     if "dataset" not in given:
-        data_dir = given.get("data_dir") or os.environ.get("FASHION_MNIST_DIR")
         try:
-            print(f"data: {fashion_mnist.find(Path(data_dir) if data_dir else None).description}", file=sys.stderr)
+            print(f"data: {fashion_mnist.find(config.data_dir).description}", file=sys.stderr)
         except InputError as error:
-            if data_dir:  # whoever names a folder means it
+            if config.data_dir:  # whoever names a folder means it
                 raise
             warn("THIS IS NOT FASHION-MNIST: training on garments drawn by this project's own code.", error)
             options.append("--dataset garments")

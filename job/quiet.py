@@ -1,10 +1,9 @@
-"""What is printed: less of TensorFlow's notices and of what all ranks would say alike, and nothing that ends a run."""
+"""What is not printed: TensorFlow's notices, and what all ranks would say alike."""
 
 import contextlib
 import io
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 
 from horovod_keras.environment import launched_rank
@@ -22,7 +21,8 @@ def import_tensorflow() -> None:
     sys.stderr.flush()
     # Its C++ code writes to the descriptor itself, which Python's redirection does not reach.
     terminal = os.dup(2)
-    with tempfile.TemporaryFile() as caught:
+    # In memory: there may be no room on a disk.
+    with os.fdopen(os.memfd_create("notices"), "w+b") as caught:
         os.dup2(caught.fileno(), 2)
         try:
             import tensorflow  # noqa: F401
@@ -33,14 +33,6 @@ def import_tensorflow() -> None:
             for line in caught:
                 if not any(notice in line for notice in NOTICES):
                     os.write(2, line)
-
-
-def tell(line: str) -> None:
-    """Print a line, or nothing where nobody reads any more: ranks that lose their launcher are to save, not to fail."""
-    try:
-        print(line, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

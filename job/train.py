@@ -72,13 +72,14 @@ def train(
         whole_process: whether the process began for this run, so that its start is part of the run's time.
 
     Returns:
-        The content of `result.json`, the same on all ranks; `status` is `done`, `trained` if there was no test, or
-        `preempted` if the run was stopped and can go on.
+        The result, of which rank 0's is what `result.json` holds (times and memory are each rank's own); its `status`
+        is `done`, or, with nothing written, `trained` if there was no test and `preempted` if it can go on.
 
     Raises:
         InputError: on all ranks, if the data, the weights or the run folder can't be used.
         DivergedError: on all ranks, if the loss is not a finite number any more.
         LostRankError: another rank has ended, and the launcher is not elastic.
+        RunError: on rank 0, if the network that it would save isn't the one that was trained.
     """
     from job.run import world
     from job.run.callbacks import PreemptedError
@@ -115,7 +116,9 @@ def run(
     with timings.of("data"):
         data = start.load(config, ranks, stop)
         folder = start.open_folder(config, data.set.digest, ranks, stop)
-    if finished := world.broadcast(ranks, folder.result() if folder else None):
+    with world.agreed(ranks):
+        finished = folder.result() if folder else None
+    if finished := world.broadcast(ranks, finished):
         world.say(ranks, f"this run is complete: {config.folder()} (choose another folder with --run to train again)")
         return finished
 

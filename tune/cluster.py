@@ -12,6 +12,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 
 from job.config import Config
 from job.errors import InputError, RunError
+from tune.folder import SCRATCH
 from tune.settings import Search
 from tune.trial import GIB, TRIAL_MEMORY, Task
 
@@ -67,7 +68,7 @@ def task(search: Search) -> Task:
         gpus=gpus,
         memory=int(memory),
         placement=settings.placement,
-        folder=str(settings.out.absolute() / "runs"),
+        folder=str(settings.out.absolute() / SCRATCH),
         seconds=settings.seconds if settings.budget == "seconds" else None,
     )
 

@@ -17,6 +17,8 @@ from job.run.folder import environment
 from tune.settings import CHANGEABLE, PROGRAM, Search, Settings
 
 BOOKS = "trials.parquet"
+SCRATCH = ".ranks"
+"""Where the ranks' run folders are while they work; removed with all that is in it."""
 
 
 @contextlib.contextmanager
@@ -46,7 +48,7 @@ def claim(search: Search) -> None:
     """
     folder, identity = search.settings.out, search.identity()
     path = folder / "sweep.yaml"
-    if path.exists() and ((folder / BOOKS).exists() or begun(search.settings, "search")):
+    if path.exists() and ((folder / BOOKS).exists() or has_state(search.settings, "search")):
         _refuse_another(folder, identity, read_yaml(path))
     else:
         write_atomically(path, yaml.safe_dump(identity, sort_keys=False).encode())
@@ -58,8 +60,13 @@ def storage(settings: Settings) -> str:
     return given if "://" in given else str(Path(given).absolute())
 
 
-def begun(settings: Settings, phase: str) -> bool:
-    """Whether Tune has noted the state of a phase. A note that is damaged gives way to the copy that was kept of it.
+def complete(settings: Settings) -> bool:
+    """Whether the search has its winner, and that one has seen the test set."""
+    return all((settings.out / name).exists() for name in (BOOKS, "best/result.json"))
+
+
+def has_state(settings: Settings, phase: str) -> bool:
+    """Whether Tune has noted the state of a phase. A note that is damaged is replaced by the copy that was kept of it.
 
     Raises:
         InputError: the storage can't be used, or neither note nor copy is whole.

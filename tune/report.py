@@ -3,23 +3,19 @@
 python -m tune.report runs/search
 """
 
-import argparse
-import importlib.resources
 import json
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import jinja2
-
+from job.command_line import Parser
 from job.config import read_yaml
 from job.errors import InputError, run_main
 from job.run.charts import Chart
 from job.run.checkpoints import write_atomically
-from job.run.report import Figure, duration, percent
+from job.run.report import Figure, duration, percent, template
 from tune import charts, records
 from tune.records import Summary, groups_of_seeds, ranked, spread, summaries
 from tune.space import Choice, Range, Space
@@ -31,7 +27,7 @@ _FEWEST = 8
 
 def main(argv: list[str] | None = None) -> int:
     """Write the report of the folder that the command line names, and return the exit code."""
-    parser = argparse.ArgumentParser("python -m tune.report", description="Write a search's report.html again.")
+    parser = Parser("python -m tune.report", description="Write a search's report.html again.")
     parser.add_argument("folder", metavar="DIR", type=Path, help="folder of a search")
     print(f"report: {write_report(parser.parse_args(argv).folder)}")
     return 0
@@ -68,7 +64,7 @@ def write_report(folder: Path) -> Path:
     point = {name: best.settings[name] for name in names}
     same = [t for t in tried if t.trial == best.trial or dict(t.settings) == point]
     curve = same[0] if same else judged[0]
-    page = _template().render(
+    page = template("tune").render(
         name=folder.resolve().name,
         headline=_headline(trials, confirmed, best, result, settings, groups),
         best=best,
@@ -158,17 +154,5 @@ def importance(trials: Sequence[Summary], names: Sequence[str], space: Space) ->
     return found if any(found.values()) else {}
 
 
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(percent=percent, duration=duration, short=_short)
-    return environment.from_string(importlib.resources.files("tune").joinpath("report.html.j2").read_text("utf-8"))
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 if __name__ == "__main__":
-    run_main(lambda: main(sys.argv[1:]))
+    run_main(main)

@@ -80,10 +80,13 @@ def finish(member: Member, options: Options, files: Files) -> Files:
     """Go on from a checkpoint to the run's end, and see the test set once.
 
     Returns:
-        On rank 0 the run folder's files by relative path, without its checkpoints: model, result, report, metrics.
+        On rank 0 the run folder's files by relative path, without its checkpoints: model, result, report, metrics;
+        nothing on the others, which may not read what rank 0 writes.
     """
     with _run(options, files) as (config, ranks):
         _job()(config, ranks, stop=member.stop)
+        if member.rank:
+            return {}
         folder = config.folder()
         left = [p for p in folder.rglob("*") if p.is_file() and not {"checkpoints", "tensorboard"} & {*p.parts}]
         return {str(p.relative_to(folder)): p.read_bytes() for p in left if p.name != ".lock"}

@@ -20,7 +20,7 @@ from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from tune.estimate import Estimate
-from tune.folder import BOOKS, begun, keep_state, storage
+from tune.folder import BOOKS, has_state, keep_state, storage
 from tune.live import Display
 from tune.prune import Prune
 from tune.records import Journal, Row, Summary, candidates, groups_of_seeds, ranked, summaries
@@ -185,7 +185,7 @@ def _run(
             resources_per_trial=work.resources(),
             storage_path=storage(settings),
             # Who goes on has mended what trials failed of, or wants to see it again.
-            resume="AUTO+ERRORED" if begun(settings, phase) else False,
+            resume="AUTO+ERRORED" if has_state(settings, phase) else False,
             max_failures=settings.max_failures,
             reuse_actors=True,
             raise_on_failed_trial=False,

@@ -38,6 +38,12 @@ def main() -> int:
     print("searched:", *search.space.lines(), sep="\n  ", flush=True)
     with folder.held(settings.out):
         folder.claim(search)
+        if folder.complete(settings):
+            from tune.report import write_report
+
+            # Trials that failed are not tried again: another winner would have to see the test set, too.
+            print(f"this search is complete: {write_report(settings.out)} (choose another folder with --out)")
+            return 0
         try:
             with stoppable(), folder.described(settings):
                 interrupted = run(search)
@@ -90,7 +96,7 @@ def conclude(search: Search, work: "Task", outcome: "Outcome") -> None:
     print(f"the report is {write_report(settings.out)}")
     print(f"best: {told(outcome.seeds or [best])} on the validation split with {dict(best.settings)}")
     print(f"train it: {winner.train_command(path, work.ranks)}", flush=True)
-    if not outcome.interrupted and not (settings.out / "best" / "result.json").exists():
+    if not outcome.interrupted:
         print("the winner sees the test set", flush=True)
         result = winner.finish(search, work, best, outcome.trials[best.trial])
         print(f"test accuracy {result['test_accuracy']:.4f}")
@@ -142,7 +148,7 @@ def scratch(search: Search) -> Iterator[None]:
     try:
         yield
     finally:
-        shutil.rmtree(search.settings.out / "runs", ignore_errors=True)
+        shutil.rmtree(search.settings.out / folder.SCRATCH, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What is done outside of trials: the measurement before them, and the winner's end after them."""
 
+import json
 import logging
 import shlex
 import sys
@@ -69,7 +70,7 @@ def finish(search: Search, work: Task, best: Summary, trial: Trial) -> dict[str,
         path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data)
-    return yaml.safe_load(left["result.json"])
+    return json.loads(left["result.json"])
 
 
 def in_group(work: Task, function: Callable[..., Any], *args: Any) -> Any:

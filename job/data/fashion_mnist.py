@@ -6,21 +6,21 @@ finds or downloads it, says in one line where it is and exits with 0, or says in
 with 2.
 """
 
-import argparse
 import hashlib
 import logging
-import os
 import sys
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 import pooch
 
+from horovod_keras.control import within
 from job import cache
+from job.command_line import Parser
+from job.config import usual_data_dir
 from job.data.arrays import CLASS_NAMES, Arrays
 from job.data.formats import check_pair, opened, read_csv, read_idx_images, read_idx_labels, read_npz, refuse
-from job.errors import InputError
+from job.errors import InputError, refused_here, run_main
 
 __all__ = ["CLASS_NAMES", "Arrays", "Source", "find", "load"]
 
@@ -95,17 +95,18 @@ def find(data_dir: Path | None, *, download: bool = True) -> Source:
 
     Raises:
         InputError: nothing was found, or the download failed, in bounded time.
+        OSError: the cache's disk is full or can't be written.
     """
     if data_dir is not None:
         return _find_in(data_dir)
     folder = cache.folder("fashion-mnist")
     files = tuple(folder / name for name in IDX_FILES)
-    if not all(map(_is_published, files)) and not download:
-        refuse(folder, "does not hold the files of Fashion-MNIST", "no or damaged files", _HOW)
     if download:
         with cache.one_at_a_time(folder):
             if not all(map(_is_published, files)):
                 _download(folder)
+    elif not all(map(_is_published, files)):
+        refuse(folder, "does not hold the files of Fashion-MNIST", "no or damaged files", _HOW)
     return Source(files, str(folder))
 
 
@@ -143,12 +144,13 @@ def _is_published(file: Path) -> bool:
 
 
 def _download(folder: Path) -> None:
-    """Download all files into a folder, from the first home that answers, or raise InputError in bounded time."""
+    """Download all files into a folder, from the first home that answers. Raises as `find` does, in bounded time."""
     pooch.get_logger().setLevel("WARNING")
     logging.getLogger(__name__).info("downloading Fashion-MNIST, 31 MB, to %s", folder)
-    problems: list[str] = []
 
-    def fetch() -> None:
+    def fetch() -> str:
+        """Download; what went wrong, if none of the homes has the files."""
+        problems = []
         for home in HOMES:
             downloader = pooch.HTTPDownloader(
                 progressbar=sys.stderr.isatty(), timeout=(_CONNECT_SECONDS, _SILENT_SECONDS), chunk_size=1 << 16
@@ -156,41 +158,36 @@ def _download(folder: Path) -> None:
             try:
                 for name, checksum in IDX_FILES.items():
                     pooch.retrieve(home + name, checksum, fname=name, path=folder, downloader=downloader)
-                return
-            except OSError as problem:  # The network's errors are long and have no strerror: their name will do.
-                problems.append(f"{problem.strerror or type(problem).__name__} for {home}")
+                return ""
+            except OSError as problem:
+                if refused_here(problem):
+                    raise
+                problems.append(f"{cache.cause(problem)} for {home}")
             except ValueError:
                 problems.append(f"a file with another checksum from {home}")
+        return ", ".join(problems)
 
     # A server that sends a byte now and then keeps within the time limits of one read: only the whole can be bounded.
-    worker = threading.Thread(target=fetch, daemon=True)
-    worker.start()
-    worker.join(DOWNLOAD_SECONDS)
-    if worker.is_alive():
-        problems = [f"no end within {DOWNLOAD_SECONDS:.0f} s"]
-    if worker.is_alive() or len(problems) == len(HOMES):
-        raise InputError(f"Fashion-MNIST could not be downloaded: received {', '.join(problems)}. {_HOW}")
+    try:
+        failed = within(DOWNLOAD_SECONDS, "download", fetch)
+    except TimeoutError as problem:
+        failed = cache.cause(problem)
+    if failed:
+        raise InputError(f"Fashion-MNIST could not be downloaded: received {failed}. {_HOW}")
 
 
 def main() -> int:
     """Find or download Fashion-MNIST, read it and say where it is."""
-    parser = argparse.ArgumentParser(
-        prog="python -m job.data.fashion_mnist", description="Find or download Fashion-MNIST."
-    )
+    parser = Parser("python -m job.data.fashion_mnist", description="Find or download Fashion-MNIST.")
     parser.add_argument(
         "--data-dir",
         type=Path,
         help="a folder with its files, or an .npz file (default: $FASHION_MNIST_DIR, else the cache)",
     )
-    named = parser.parse_args().data_dir or os.environ.get("FASHION_MNIST_DIR")
-    try:
-        arrays = load(Path(named) if named else None)
-    except InputError as problem:
-        print(problem, file=sys.stderr)
-        return 2
+    arrays = load(parser.parse_args().data_dir or usual_data_dir())
     print(f"Fashion-MNIST: {len(arrays.train_labels):,} and {len(arrays.test_labels):,} images from {arrays.source}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

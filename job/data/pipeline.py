@@ -85,8 +85,8 @@ def batches(
 
     def made() -> Iterator[Batch]:
         for step in range(start_step, steps):
-            whole = order[_cut(count, step, steps) : _cut(count, step + 1, steps)]
-            mine = whole[_cut(len(whole), rank, size) : _cut(len(whole), rank + 1, size)]
+            whole = order[cut(count, step, steps) : cut(count, step + 1, steps)]
+            mine = whole[cut(len(whole), rank, size) : cut(len(whole), rank + 1, size)]
             yield _batch(images, labels, mine, len(whole), seed, epoch, augmentation)
 
     return made()
@@ -175,7 +175,7 @@ def evaluation_batches(
         flip_seed: None, or mirror half of the images by this seed and the epoch, as the original experiment did.
         epoch: counted from 0.
     """
-    mine = indices[_cut(len(indices), rank, size) : _cut(len(indices), rank + 1, size)]
+    mine = indices[cut(len(indices), rank, size) : cut(len(indices), rank + 1, size)]
     augmentation = Augmentation(flip=flip_seed is not None)
     for start in range(0, len(mine), batch):
         chosen = mine[start : start + batch]
@@ -196,7 +196,8 @@ def _checked_steps(count: int, global_batch: int, size: int, accumulate: int) ->
     return steps
 
 
-def _cut(count: int, part: int, parts: int) -> int:
+def cut(count: int, part: int, parts: int) -> int:
+    """Where the given part begins of so many items in contiguous parts, whose sizes differ by one at most."""
     return part * count // parts
 
 

@@ -177,6 +177,8 @@ def build(config: Config, ranks: Collectives, steps: int) -> TrainingModel:
     keras.config.set_floatx("float64" if config.precision == "float64" else "float32")
     mixed = config.precision in ("bfloat16", "float16") and not kernels.in_bfloat16()
     keras.config.set_dtype_policy(f"mixed_{config.precision}" if mixed else keras.config.floatx())
+    if mixed and kernels.load():
+        kernels.allow(f"here they compute in float32 alone, and the precision is {config.precision}")
     model = TrainingModel(config, ranks)
     if config.weights == "imagenet":
         mobilenet.load_imagenet(model.backbone, mobilenet.imagenet_weights(1.0))

@@ -8,12 +8,14 @@ import h5py
 import keras
 import numpy as np
 import pooch
-from requests.exceptions import RequestException
 
+from horovod_keras.control import within
 from job import cache
-from job.errors import InputError
+from job.errors import InputError, refused_here
 
 URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet/"
+DOWNLOAD_SECONDS = 600.0
+"""The most that a download of weights may take: 17 MB at about 30 kB/s."""
 # All that h5py and NumPy raise on files that are cut, flipped or laid out otherwise.
 _DAMAGE = (OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, OverflowError)
 _ADVICE = "Give a file with --weights FILE, or start from random weights with --weights none."
@@ -23,7 +25,11 @@ def imagenet_weights(alpha: float) -> Path:
     """The path of Keras' own MobileNet weights without top, downloaded once into the cache.
 
     Keras publishes no checksum for these files, so the HDF5 signature is checked here, and every layer's shape
-    when it is loaded. Raises InputError for a width without weights and where there is no network.
+    when it is loaded.
+
+    Raises:
+        InputError: no weights exist for this width, or they could not be downloaded in bounded time.
+        OSError: the cache's disk is full or can't be written.
     """
     widths = {1.0: "1_0", 0.75: "7_5", 0.5: "5_0", 0.25: "2_5"}
     if alpha not in widths:
@@ -33,10 +39,16 @@ def imagenet_weights(alpha: float) -> Path:
     download = pooch.HTTPDownloader(timeout=(10, 60), progressbar=sys.stderr.isatty())
     try:
         with cache.one_at_a_time(folder):
-            path = Path(pooch.retrieve(URL + name, known_hash=None, fname=name, path=folder, downloader=download))
-    except (RequestException, OSError) as error:
+            path = within(
+                DOWNLOAD_SECONDS,
+                "download",
+                lambda: Path(pooch.retrieve(URL + name, known_hash=None, fname=name, path=folder, downloader=download)),
+            )
+    except OSError as error:
+        if refused_here(error):
+            raise
         raise InputError(
-            f"ImageNet weights could not be downloaded: {URL + name} ({type(error).__name__}). {_ADVICE}"
+            f"ImageNet weights could not be downloaded: {URL + name} ({cache.cause(error)}). {_ADVICE}"
         ) from error
     if not h5py.is_hdf5(path):
         path.unlink()

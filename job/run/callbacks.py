@@ -19,18 +19,21 @@ from horovod_keras import Collectives
 from horovod_keras.elastic import HostsChangedError, KerasState
 from horovod_keras.environment import is_elastic
 from horovod_keras.optimizer import Exchange
+from horovod_keras.voice import tell
 from horovod_keras.watchdog import Watchdog
-from job import quiet
 from job.config import Config
 from job.errors import RunError
 from job.run import state
-from job.run.checkpoints import Arrays, Position
+from job.run.checkpoints import Position, Tensors
 from job.run.folder import RunFolder
 from job.run.timings import Timings
 
 PROGRESS_SECONDS = 15.0
 """Between lines of progress where there is no terminal."""
 MOST_HALVINGS = 5
+IN_TOUCH = 1.0
+"""Seconds between two meetings of ranks that wait for something long."""
+WRITING_TIMEOUT = 900.0  # seconds, for a checkpoint to be on the disk
 FIRST_STEP_TIMEOUT = 900.0  # seconds, for the first batch of an epoch: TensorFlow may have to trace and compile
 
 
@@ -68,7 +71,7 @@ class Keeper(keras.callbacks.Callback):
         folder: RunFolder | None,
         ranks: Collectives,
         position: Position,
-        metrics: Arrays,
+        metrics: Tensors,
         config: Config,
         steps: int,
         stop: threading.Event,
@@ -102,7 +105,8 @@ class Keeper(keras.callbacks.Callback):
         self.resumed_metrics = {}
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        due = self.folder is not None and time.monotonic() - self._saved > self.config.checkpoint_every
+        late = time.monotonic() - self._saved > self.config.checkpoint_every
+        due = self.folder is not None and late and self.folder.checkpoints.wait(0)  # one at a time
         requests = [float(self.stop.is_set()), float(due), float(self.kept.hosts_changed)]
         self.model.optimizer.exchange.requests.assign(requests)
         what = f"step {self.position.step + 1} of epoch {self.position.epoch + 1}"
@@ -132,8 +136,7 @@ class Keeper(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self.timings.add("all_reduce", float(self.model.optimizer.exchange.waited))
-        if self.folder is not None:
-            self.folder.checkpoints.wait()
+        self._written()
 
     def _stop_if_diverged(self) -> None:
         """End all ranks after the same step: both numbers are the same on all of them. Nothing was saved since."""
@@ -149,8 +152,8 @@ class Keeper(keras.callbacks.Callback):
             raise DivergedError(f"{where}. {advice}, or add --on-nan half-rate.")
         if self.model.optimizer._learning_rate.factor <= 0.5**MOST_HALVINGS:
             raise DivergedError(f"{where}, after {MOST_HALVINGS} halvings of the learning rate. {advice}.")
+        self._written()
         if self.folder is not None:
-            self.folder.checkpoints.wait()
             if self._fresh and self.model.optimizer._learning_rate.factor < 1:
                 # Half the rate has gone wrong from there too: what was saved was no longer good.
                 self.folder.checkpoints.drop_last()
@@ -185,21 +188,28 @@ class Keeper(keras.callbacks.Callback):
             self._meet_others()
 
     def _meet_others(self) -> NoReturn:
-        if self.folder is not None:  # in the next world another process may be rank 0, and read what is there
-            self.folder.checkpoints.wait()
+        self._written()  # in the next world another process may be rank 0, and read what is there
         raise HostsChangedError
 
     def _preempt(self, reason: str) -> NoReturn:
-        if self.folder is not None:
-            self.folder.checkpoints.wait()
-        # Nobody leaves before that: the launcher would give rank 0 some seconds, and kill it.
-        self.ranks.gather(None, "saved")
+        self._written()  # before anybody leaves: the launcher would give rank 0 some seconds, and kill it
         raise PreemptedError(reason)
+
+    def _written(self) -> None:
+        """Wait, on all ranks, until all is on rank 0's disk; in touch, since Horovod takes a silent rank for stalled.
+
+        Raises:
+            OSError: on rank 0; the last checkpoint could not be written.
+        """
+        self.watchdog.expect("the checkpoint", WRITING_TIMEOUT)
+        while not all(self.ranks.gather(self.folder is None or self.folder.checkpoints.wait(IN_TOUCH), "written")):
+            pass
 
     def _limit(self, batch: int) -> float:
         return self.config.step_timeout if batch else max(self.config.step_timeout, FIRST_STEP_TIMEOUT)
 
-    def _save(self, metrics: Arrays, *, best: bool = False) -> None:
+    def _save(self, metrics: Tensors, *, best: bool = False) -> None:
+        self._written()
         self._saved, self._fresh = time.monotonic(), False
         self.position = replace(self.position, seconds=self.timings.elapsed())
         if self.folder is not None:
@@ -208,7 +218,7 @@ class Keeper(keras.callbacks.Callback):
                 self.folder.checkpoints.save(state.everything(self.model) | dict(metrics), self.position, chosen)
         self._keep(metrics)
 
-    def _keep(self, metrics: Arrays) -> None:
+    def _keep(self, metrics: Tensors) -> None:
         """Have this process remember where it stands, if another rank may be lost without the job's end."""
         if is_elastic():
             self.kept.values = {"position": self.position, "metrics": metrics}
@@ -268,7 +278,7 @@ class Journal(keras.callbacks.Callback):
         if self._bar.disable and logs and now - self._said > PROGRESS_SECONDS:
             self._said = now
             images = self.images * self._batches / self.steps
-            quiet.tell(
+            tell(
                 f"{self._name}: batch {self._first + self._batches} of {self.steps}, loss {float(logs['loss']):.4f}, "
                 f"accuracy {float(logs['accuracy']):.4f}; {images / (now - self._start):.0f} images/s"
             )
@@ -299,7 +309,7 @@ class Journal(keras.callbacks.Callback):
                 event = Event(wall_time=time.time(), step=epoch + 1, summary=scalar(name, value))
                 self._events.write_event(event)
         self._events.flush()
-        quiet.tell(
+        tell(
             f"{self._name}: loss {record['loss']:.4f}, accuracy {record['accuracy']:.4f}, "
             f"validation loss {record['val_loss']:.4f}, accuracy {record['val_accuracy']:.4f}; "
             f"{record['images_per_second']:.0f} images/s at {record['resolution']} px, {total:.0f} s"

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,11 +19,12 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from job.errors import InputError
 from job.reading import bounded
 
 log = logging.getLogger(__name__)
 
-Arrays = Mapping[str, np.ndarray]
+Tensors = Mapping[str, np.ndarray]
 KEPT = 2
 
 
@@ -70,27 +71,38 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
-    def save(self, arrays: Arrays, position: Position, best: Arrays | None = None) -> None:
+    def save(self, arrays: Tensors, position: Position, best: Tensors | None = None) -> None:
         """Write a position, and before it the best weights if they are new, in the background.
 
         The arrays must not change afterwards.
 
         Raises:
-            OSError: if the checkpoint before this one could not be written.
+            OSError: the checkpoint before this one could not be written.
         """
         self.wait()
         self._pending = self._writer.submit(self._write_all, arrays, position, best)
 
-    def wait(self) -> None:
-        """Return when all is on the disk. Raises OSError if the last checkpoint could not be written."""
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until all is on the disk, or for so many seconds; whether all is.
+
+        Raises:
+            OSError: the last checkpoint could not be written.
+        """
         if self._pending is not None:
+            done, _ = wait([self._pending], timeout=seconds)
+            if not done:
+                return False
             pending, self._pending = self._pending, None
             pending.result()
+        return True
 
     def last(self) -> tuple[dict[str, np.ndarray], Position] | None:
-        """The newest undamaged position, or None.
+        """The newest undamaged position, or None if there is no file of one.
 
         A file that is damaged or can't be read is reported, and the one before it used.
+
+        Raises:
+            InputError: there are files, and none of them can be read: the run would begin anew without a word.
         """
         return self._read("step")
 
@@ -103,12 +115,12 @@ class Checkpoints:
         """The best weights, or None; a damaged file is reported."""
         return self._read("best")
 
-    def _write_all(self, arrays: Arrays, position: Position, best: Arrays | None) -> None:
+    def _write_all(self, arrays: Tensors, position: Position, best: Tensors | None) -> None:
         if best is not None:
             self._write("best", f"best-{position.best_epoch:05d}", best, position, before=0)
         self._write("step", f"step-{position.epoch:05d}-{position.step:07d}", arrays, position, before=KEPT - 1)
 
-    def _write(self, kind: str, stem: str, arrays: Arrays, position: Position, *, before: int) -> None:
+    def _write(self, kind: str, stem: str, arrays: Tensors, position: Position, *, before: int) -> None:
         """Write one of a kind, and leave no others but so many before it: a run that went back has no later ones."""
         data = safetensors.numpy.save(dict(arrays), metadata={"position": json.dumps(asdict(position))})
         target = self.folder / f"{stem}.{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
@@ -122,20 +134,27 @@ class Checkpoints:
         return sorted(self.folder.glob(f"{kind}-*.safetensors"))
 
     def _read(self, kind: str) -> tuple[dict[str, np.ndarray], Position] | None:
-        files = self._files(kind)
-        while files:
-            path = files.pop()
+        found = None
+        damaged: dict[Path, Exception] = {}
+        for path in reversed(self._files(kind)):
             try:
-                return read(path)
+                found = read(path)
+                break
             except (ValueError, OSError) as error:
-                instead = "the one before it is used" if files else "none is left: from the beginning"
-                if kind == "best":
-                    instead = "the best epoch of those to come is used"
-                log.warning("checkpoint %s is damaged (%s): %s", path, error, instead)
-                # Kept, but not as one of the last two; a disk that can't be read may not be written either.
-                with contextlib.suppress(OSError):
-                    path.replace(path.with_name(f"damaged-{path.name}"))
-        return None
+                damaged[path] = error
+        if damaged and kind == "step" and not found:
+            path, problem = next(iter(damaged.items()))
+            raise InputError(
+                f"no checkpoint in {self.folder} can be read: {path.name} is damaged ({problem}). "
+                "Restore one, or remove the folder to begin this run anew."
+            )
+        instead = "the one before it is used" if kind == "step" else "the best epoch of those to come is used"
+        for path, problem in damaged.items():
+            log.warning("checkpoint %s is damaged (%s): %s", path, problem, instead)
+            # Kept, but not as one of the last two; a disk that can't be read may not be written either.
+            with contextlib.suppress(OSError):
+                path.replace(path.with_name(f"damaged-{path.name}"))
+        return found
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], Position]:

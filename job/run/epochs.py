@@ -51,7 +51,7 @@ def steps_per_epoch(config: Config, data: Data) -> int:
 
 def share(count: int, ranks: Collectives) -> tuple[int, int]:
     """The first of this rank's contiguous share of so many items, and the one after its last."""
-    return count * ranks.rank // ranks.size, count * (ranks.rank + 1) // ranks.size
+    return pipeline.cut(count, ranks.rank, ranks.size), pipeline.cut(count, ranks.rank + 1, ranks.size)
 
 
 def training_batches(config: Config, data: Data, ranks: Collectives, part: Part) -> tf.data.Dataset:

@@ -106,6 +106,13 @@ class RunFolder:
         path = self.path / "result.json"
         return _read(path, _result) if path.exists() else None
 
+    def environment(self) -> dict[str, Any]:
+        """What ``environment.json`` tells of the part of the run before this one; nothing if it can't be read."""
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            value = reading.json_value(reading.bounded(self.path / "environment.json"))
+            return value if isinstance(value, dict) else {}
+        return {}
+
     def write_json(self, name: str, value: Any) -> None:
         """Write one of the folder's JSON files."""
         write_atomically(self.path / name, json.dumps(value, indent=2).encode() + b"\n")

@@ -74,12 +74,12 @@ def write_report(
     config, environment = _mapping(run_dir / "config.yaml"), _mapping(run_dir / "environment.json")
     result = _mapping(run_dir / "result.json") if result is None else result
     epochs = _epochs(run_dir / "metrics.jsonl")
-    page = _template().render(
+    page = template("job.run").render(
         run_name=run_dir.resolve().name,
         status=result.get("status"),
         headline=_headline(result, scores, split_name),
         facts=_facts(config, result),
-        command=_find(environment, "command"),
+        command=environment.get("command"),
         charts=learning_charts(epochs),
         epochs=epochs,
         columns=list(dict.fromkeys(key for epoch in epochs for key in epoch)),
@@ -89,7 +89,7 @@ def write_report(
         confused=_most_confused(scores, class_names),
         mistakes=_mistakes(images, labels, probabilities, class_names),
         timings=_timings(result),
-        first_step=result.get("seconds_to_first_step"),
+        first_step=first if _is_number(first := result.get("seconds_to_first_step")) else None,
         config=list(_flat(config)),
         environment=list(_flat(environment)),
     )
@@ -129,7 +129,7 @@ def _headline(result: Mapping[str, Any], scores: Scores, split_name: str) -> lis
 
 def _facts(config: Mapping[str, Any], result: Mapping[str, Any]) -> list[tuple[str, object]]:
     keys = ("dataset", "recipe", "weights", "protocol", "resolution", "seed")
-    values = {key: result.get(key, _find(config, key)) for key in keys}
+    values = {key: result.get(key, config.get(key)) for key in keys}
     return [(key.capitalize(), value) for key, value in values.items() if value is not None]
 
 
@@ -222,7 +222,7 @@ def _mapping(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8")) if path.suffix == ".json" else reading.yaml_file(path)
+        value = reading.json_value(reading.bounded(path)) if path.suffix == ".json" else reading.yaml_file(path)
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path} can't be read: {error}. Restore it, or remove it to have the report without it."
@@ -237,25 +237,21 @@ def _epochs(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     epochs: dict[int, dict[str, Any]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    try:
+        lines = reading.bounded(path).decode(errors="replace").splitlines()
+    except ValueError as error:
+        raise InputError(f"{path} can't be read: {error}. Restore it, or remove it.") from error
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            epoch = json.loads(line)
+            epoch = reading.json_value(line)
             epochs[int(epoch["epoch"])] = epoch
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise InputError(
                 f"{path} line {number} is not an epoch's metrics: received {line[:60]!r}. Remove the line."
             ) from error
     return [epochs[number] for number in sorted(epochs)]
-
-
-def _find(tree: Mapping[str, Any], key: str) -> Any:
-    """The value of a key wherever it is in nested mappings, the outermost first; None if it is nowhere."""
-    if key in tree:
-        return tree[key]
-    branches = (_find(branch, key) for branch in tree.values() if isinstance(branch, Mapping))
-    return next((value for value in branches if value is not None), None)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -295,9 +291,10 @@ def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _template() -> jinja2.Template:
+def template(package: str) -> jinja2.Template:
+    """A package's `report.html.j2`: everything that it is given is escaped."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(percent=percent, duration=duration, short=_short)
-    return environment.from_string(importlib.resources.files("job.run").joinpath("report.html.j2").read_text("utf-8"))
+    return environment.from_string(importlib.resources.files(package).joinpath("report.html.j2").read_text("utf-8"))

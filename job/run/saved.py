@@ -42,10 +42,13 @@ def load_model(run: Path) -> keras.Model:
     path = model_path(run)
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):
         raise InputError(f"{path} is not a Keras model. Name the folder of a finished run, or a .keras file.")
-    with zipfile.ZipFile(path) as archive:
-        if sum(part.file_size for part in archive.infolist()) > MOST_BYTES:
-            raise InputError(f"{path} unpacks to more than {MOST_BYTES:,} bytes. Name a model that this job trained.")
     try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(part.file_size for part in archive.infolist())
+        if size > MOST_BYTES:
+            raise ValueError(
+                f"it unpacks to {size:,} bytes, where {MOST_BYTES:,} are enough for any model of this job."
+            )
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     # Keras and its readers raise many kinds of exceptions on damaged archives; the cause is in the line.
     except Exception as error:

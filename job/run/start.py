@@ -16,7 +16,7 @@ from job.model import kernels
 from job.model.training import TrainingModel
 from job.model.weights import imagenet_weights
 from job.run import state
-from job.run.checkpoints import Arrays, Position
+from job.run.checkpoints import Position, Tensors
 from job.run.epochs import Data
 from job.run.folder import PATIENCE, BusyError, RunFolder, environment
 from job.run.world import agreed, broadcast, prepared, say, stop_if_told
@@ -40,7 +40,10 @@ def load(config: Config, ranks: Collectives, stop: Event) -> Data:
         data = dataset(config.dataset, config.data_dir)
         found = splits(data, limit_train=config.limit_train, limit_eval=config.limit_eval, protocol=config.protocol)
         if min(len(found.validation), len(found.test)) < ranks.size:
-            raise InputError(f"--limit-eval is too small: received {config.limit_eval} for {ranks.size} ranks.")
+            raise InputError(
+                f"{ranks.size} ranks can't share the evaluation: received {len(found.validation)} validation and "
+                f"{len(found.test)} test images. Give more data, a larger --limit-eval, or fewer ranks."
+            )
         if config.weights == "imagenet":
             imagenet_weights(1.0)
         return Data(data, found)
@@ -106,7 +109,7 @@ class Place:
     """Where a run goes on, as rank 0 finds it in the run folder; on the others the beginning."""
 
     position: Position = field(default_factory=lambda: Position(epoch=0))
-    metrics: Arrays = field(default_factory=dict)
+    metrics: Tensors = field(default_factory=dict)
     """Of the epoch that the position stands in."""
     halvings: int = 0
 
@@ -125,7 +128,7 @@ def restore(model: TrainingModel, folder: RunFolder | None, kept: KerasState) ->
     if not folder:
         return Place()
     position = Position(epoch=0)
-    metrics: Arrays = {}
+    metrics: Tensors = {}
     if found := folder.checkpoints.last():
         metrics, position = found
         state.restore(model, metrics)
@@ -143,7 +146,7 @@ def restore(model: TrainingModel, folder: RunFolder | None, kept: KerasState) ->
     return Place(position, metrics, len(folder.halvings()))
 
 
-def at_one_place(model: TrainingModel, place: Place, ranks: Collectives) -> tuple[Position, Arrays]:
+def at_one_place(model: TrainingModel, place: Place, ranks: Collectives) -> tuple[Position, Tensors]:
     """Have all ranks go on where rank 0 does, at its learning rate: the position, and on rank 0 the metrics there."""
     position, halvings = broadcast(ranks, [asdict(place.position), place.halvings])
     model.at_rate(0.5**halvings)
@@ -151,6 +154,12 @@ def at_one_place(model: TrainingModel, place: Place, ranks: Collectives) -> tupl
 
 
 def note_environment(folder: RunFolder, ranks: Collectives) -> None:
-    """Write `environment.json`: what the result depends on beside the configuration."""
+    """Write `environment.json`: what the result depends on beside the configuration; say where that has changed."""
     threads = tf.config.threading.get_intra_op_parallelism_threads()
-    folder.write_json("environment.json", environment(ranks.size, threads, kernels.status()))
+    now, before = environment(ranks.size, threads, kernels.status()), folder.environment()
+    if folder.config.deterministic:
+        for name in ("processor", "ranks", "threads_per_rank"):
+            if before.get(name, now[name]) != now[name]:
+                before_and_now = f"{before[name]!r:.80} before, {now[name]!r} now"
+                say(ranks, f"{name} changed ({before_and_now}): the run does not end bit-identical to one of a piece")
+    folder.write_json("environment.json", now)

@@ -4,7 +4,7 @@ import numpy as np
 
 from job.errors import InputError
 from job.model.training import TrainingModel
-from job.run.checkpoints import Arrays
+from job.run.checkpoints import Tensors
 
 
 def everything(model: TrainingModel) -> dict[str, np.ndarray]:
@@ -22,7 +22,7 @@ def running_metrics(model: TrainingModel) -> dict[str, np.ndarray]:
     return {f"metric {m.name}/{v.name}": np.array(v) for m in model.metrics for v in m.variables}
 
 
-def restore(model: TrainingModel, arrays: Arrays) -> None:
+def restore(model: TrainingModel, arrays: Tensors) -> None:
     """Set what `everything` or `weights` copied. Raises InputError if the arrays belong to another model."""
     for kind, variables in (("model", model.variables), ("optimizer", model.optimizer.variables)):
         values = [value for name, value in sorted(arrays.items()) if name.startswith(f"{kind} ")]

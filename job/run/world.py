@@ -16,17 +16,17 @@ import horovod_keras
 from horovod_keras import Collectives, elastic
 from horovod_keras.elastic import KerasState
 from horovod_keras.environment import launched_rank
+from horovod_keras.voice import tell
 from horovod_keras.watchdog import Watchdog
-from job import allocator, quiet
+from job import allocator
 from job.config import Config
 from job.errors import InputError, LostRankError
 from job.machine import usable_cores
 from job.model import kernels
-from job.run.callbacks import HalvedError, PreemptedError
+from job.run.callbacks import IN_TOUCH, HalvedError, PreemptedError
 
 T = TypeVar("T")
 
-IN_TOUCH = 1.0  # seconds between two meetings of ranks that prepare something
 SETUP_TIMEOUT = 900.0  # seconds: a slow download is the longest of what comes before the first step
 LEAVING_TIMEOUT = 60.0  # seconds
 
@@ -69,7 +69,7 @@ def _check_timeline(path: Path) -> None:
 def say(ranks: Collectives, line: str) -> None:
     """Print a line once, from rank 0."""
     if ranks.rank == 0:
-        quiet.tell(line)
+        tell(line)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
     sudo .venv/bin/python -m tests.chaos                             # 40 faults under `horovodrun` at 2 to 4 ranks
     sudo .venv/bin/python -m tests.chaos --faults 200 --seed 7       # others
+    sudo .venv/bin/python -m tests.chaos --each                      # and each signal at each moment
     sudo .venv/bin/python -m tests.chaos --write docs/reliability.md --json benchmarks/records/chaos.json
 
 Each run of the job is struck by up to four faults, one after another, always going on with the same command; then it
@@ -23,7 +24,7 @@ import numpy as np
 import psutil
 
 from job.run.folder import processor
-from tests.chaos.faults import ANEW, KINDS, Fault, MissedError, Outcome, draw, expect, strike
+from tests.chaos.faults import ANEW, KINDS, Fault, MissedError, Outcome, draw, expect, left_out, strike
 from tests.chaos.job import LONGEST, Attempt, Site
 from tests.horovod_keras.pods import processes_in
 
@@ -169,6 +170,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--faults", type=int, default=40, help="how many")
     parser.add_argument("--seed", type=int, default=1, help="which")
+    parser.add_argument(
+        "--each", action="store_true", help="then also each signal at each moment, if chance left it out"
+    )
     parser.add_argument("--only", default="", help="kinds of fault that begin so")
     parser.add_argument("--write", type=Path, help="a Markdown file with marks to put the table between")
     parser.add_argument(
@@ -180,7 +184,9 @@ def main() -> int:
     earlier = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
     known = {outcome.fault: outcome for outcome in map(Outcome.of, earlier)}
     with tempfile.TemporaryDirectory() as folder, Site(Path(folder)) as site:
-        faults = [fault for fault in draw(options.faults, options.seed, site) if fault.kind.startswith(options.only)]
+        faults = draw(options.faults, options.seed, site)
+        faults += left_out(faults) if options.each else []
+        faults = [fault for fault in faults if fault.kind.startswith(options.only)]
         suite = Suite(site)
         for chain in chains(faults):
             missing = [fault for fault in chain if fault not in known]

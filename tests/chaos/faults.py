@@ -21,7 +21,8 @@ ENDED = 60.0
 PREEMPTED = 30.0
 """Seconds within which all processes of a job that was told to stop must have ended."""
 LAUNCHER = -1
-STEPPING = ("mid-epoch", "writing a checkpoint")
+WRITING = "writing a checkpoint"
+STEPPING = ("mid-epoch", WRITING)
 NEARLY_DONE = (EPOCHS - 1) * STEPS
 """Steps on the disk from which on a job that is told to stop may be past its last one: some are still being written."""
 
@@ -142,7 +143,7 @@ def disk_full(site: Site, fault: Fault) -> Outcome:
     try:
         with filler.open("wb") as file:
             subprocess.run(["dd", "if=/dev/zero", "bs=64k"], stdout=file, stderr=subprocess.DEVNULL, check=False)
-        outcome = end(attempt, fault, since, limit=LONGEST)
+        outcome = end(attempt, fault, since)
     finally:
         filler.unlink()
     if not outcome.went_on:
@@ -185,15 +186,30 @@ def checkpoint_flipped(site: Site, fault: Fault) -> Outcome:
     return damaged(site, fault, lambda data, place: data[:place] + bytes([data[place] ^ 8]) + data[place + 1 :])
 
 
+def all_checkpoints_cut(site: Site, fault: Fault) -> Outcome:
+    """No checkpoint can be read: the job must not begin anew as if there were none."""
+    begun(site, fault)
+    before = {path: path.read_bytes() for path in site.checkpoints()}
+    for path, data in before.items():
+        path.write_bytes(data[:-1])
+    try:
+        return refused(site, fault, "no checkpoint in")
+    finally:
+        for path, data in before.items():
+            path.write_bytes(data)
+
+
 def damaged(site: Site, fault: Fault, change: Callable[[bytes, int], bytes]) -> Outcome:
     """The job goes on from the checkpoint before the newest, and says so."""
     begun(site, fault)
+    if len(site.checkpoints()) == 1:
+        return all_checkpoints_cut(site, fault)
     newest, made = site.checkpoints()[-1], site.saved()
     data = newest.read_bytes()
     newest.write_bytes(change(data, random.Random(fault.seed).randrange(len(data))))
     repeated = made - site.saved()
     attempt, since = site.start(fault.ranks), time.monotonic()
-    outcome = end(attempt, fault, since, limit=LONGEST)
+    outcome = end(attempt, fault, since)
     outcome.repeated = repeated
     outcome.said = next((line for line in attempt.output().splitlines() if "is damaged" in line), "")
     expect(outcome, outcome.code == 0, f"exit code {outcome.code}")
@@ -276,7 +292,7 @@ def begin(site: Site, fault: Fault) -> tuple[Attempt, float]:
     return attempt, time.monotonic()
 
 
-def end(attempt: Attempt, fault: Fault, since: float, limit: float = ENDED, *, may_raise: int = LAUNCHER) -> Outcome:
+def end(attempt: Attempt, fault: Fault, since: float, *, may_raise: int = LAUNCHER) -> Outcome:
     """Wait for the end of all processes, and look at what is left; a rank that must raise may print a traceback."""
     code = attempt.wait(LONGEST)
     outcome = Outcome(fault=fault, seconds=time.monotonic() - since, code=code)
@@ -288,7 +304,7 @@ def end(attempt: Attempt, fault: Fault, since: float, limit: float = ENDED, *, m
         saved = attempt.site.saved()
         expect(outcome, saved >= attempt.made, f"{attempt.made} steps were on the disk, and {saved} are")
         outcome.repeated = max(0, max(attempt.steps_made(), attempt.made) - saved)
-        expect(outcome, outcome.seconds < limit, f"the end took {outcome.seconds:.0f} s")
+        expect(outcome, outcome.seconds < ENDED, f"the end took {outcome.seconds:.0f} s")
         # The suite's runs save every half second, and at each epoch's end; nobody can on a full disk.
         saves = fault.kind != "disk full"
         expect(outcome, not saves or outcome.repeated <= STEPS, f"{outcome.repeated} steps were lost")
@@ -314,17 +330,20 @@ KINDS: dict[str, tuple[Callable[[Site, Fault], Outcome], int]] = {
     "disk read-only": (disk_read_only, 2),
     "checkpoint cut": (checkpoint_cut, 2),
     "checkpoint flipped": (checkpoint_flipped, 2),
+    "all checkpoints cut": (all_checkpoints_cut, 0),
     "data changed": (data_changed, 2),
     "port taken": (port_taken, 1),
     "network cut": (network_cut, 2),
 }
-"""Each kind of fault, what makes it happen, and how often it is drawn."""
+"""Each kind of fault, what makes it happen, and how often it is drawn at random."""
+# After its last exchange nobody waits for a rank any more, and the launcher waits for one that stands still.
+UNHEARD = {("SIGSTOP rank", "finishing")}
 
 
 def draw(count: int, seed: int, site: Site) -> list[Fault]:
-    """So many random faults: every kind that this machine allows once, then more of them."""
+    """So many random faults: every kind of them that this machine allows once, then more."""
     generator = random.Random(seed)
-    kinds = [kind for kind in KINDS if site.mounted or not kind.startswith("disk")]
+    kinds = [kind for kind, (_, often) in KINDS.items() if often and (site.mounted or not kind.startswith("disk"))]
     if Network.why_not():
         kinds.remove("network cut")
     weights = [KINDS[kind][1] for kind in kinds]
@@ -334,12 +353,22 @@ def draw(count: int, seed: int, site: Site) -> list[Fault]:
         ranks = 2 if kind == "network cut" else generator.randint(2, 4)
         victim = generator.randrange(ranks) if kind.endswith("rank") else LAUNCHER
         during = KINDS[kind][0] in (struck_by_signal, out_of_memory)
-        # After its last exchange nobody waits for a rank any more, and the launcher waits for one that stands still.
-        still = {"finishing"} if kind == "SIGSTOP rank" else set()
-        moments = [moment for moment in AFTER if moment not in still] if during else ["first step", *STEPPING]
+        moments = [m for m in AFTER if (kind, m) not in UNHEARD] if during else ["first step", *STEPPING]
         moment = generator.choice(moments) if during or kind == "disk full" else ""
         faults.append(Fault(kind=kind, ranks=ranks, victim=victim, moment=moment, seed=generator.randrange(2**31)))
     return faults
+
+
+def left_out(drawn: list[Fault]) -> list[Fault]:
+    """What chance has left out: each signal at each moment, where one writes the one that does, and rare kinds."""
+    struck = {(fault.kind, fault.moment) for fault in drawn if fault.moment != WRITING or fault.victim <= 0}
+    signals = [kind for kind, (strikes, _) in KINDS.items() if strikes is struck_by_signal]
+    pairs = [(kind, moment) for kind in signals for moment in AFTER if (kind, moment) not in struck | UNHEARD]
+    pairs += [(kind, "") for kind, (_, often) in KINDS.items() if not often]
+    return [
+        Fault(kind=kind, ranks=2, victim=0 if kind.endswith("rank") else LAUNCHER, moment=moment)
+        for kind, moment in pairs
+    ]
 
 
 def strike(site: Site, fault: Fault) -> Outcome:

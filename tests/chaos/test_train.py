@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.__main__ import Suite, chains
-from tests.chaos.faults import KINDS, Fault, Outcome, draw
-from tests.chaos.job import STEPS, Attempt, Site
+from tests.chaos.faults import KINDS, Fault, Outcome, draw, left_out
+from tests.chaos.job import AFTER, STEPS, Attempt, Site
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -45,11 +45,20 @@ def test_an_attempt_that_did_not_go_on_from_what_was_saved_is_noticed(tmp_path: 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_fault_loses_a_run_or_hangs_it(tmp_path: Path, kind: str) -> None:
     with Site(tmp_path) as site:
-        faults = [fault for fault in draw(len(KINDS), 11, site) if fault.kind == kind]
+        drawn = draw(len(KINDS), 11, site)
+        faults = [fault for fault in drawn + left_out(drawn)[-1:] if fault.kind == kind]
         if not faults:
             pytest.skip("a disk can't be mounted or a network made here: needs root")
         outcomes = [outcome for chain in chains(faults) for outcome in Suite(site).run(chain)]
     assert not wrong(outcomes)
+
+
+def test_each_signal_strikes_at_each_moment_and_who_writes_while_he_writes(tmp_path: Path) -> None:
+    drawn = draw(40, 3, Site(tmp_path))
+    faults = drawn + left_out(drawn)
+    assert not left_out(faults[:-1])[:-1]
+    assert {f.moment for f in faults if f.kind == "SIGKILL launcher"} == set(AFTER)
+    assert any((f.kind, f.moment, f.victim) == ("SIGKILL rank", "writing a checkpoint", 0) for f in faults)
 
 
 def test_the_same_seed_draws_the_same_faults_and_every_kind_is_among_them(tmp_path: Path) -> None:
@@ -57,6 +66,6 @@ def test_the_same_seed_draws_the_same_faults_and_every_kind_is_among_them(tmp_pa
     site.mounted = True
     faults = draw(60, 3, site)
     assert faults == draw(60, 3, site) != draw(60, 4, site)
-    assert {fault.kind for fault in faults} >= set(KINDS) - {"network cut"}
+    assert {fault.kind for fault in faults} >= {kind for kind, (_, often) in KINDS.items() if often} - {"network cut"}
     assert sorted(str(fault) for chain in chains(faults) for fault in chain) == sorted(map(str, faults))
     assert all(len({fault.ranks for fault in chain}) == 1 for chain in chains(faults))

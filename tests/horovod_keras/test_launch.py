@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from horovod_keras.launch import main
+from horovod_keras.launch import main, parse
 from tests.horovod_keras.pods import ROOT, Pods, free_port, script
 
 
@@ -61,7 +61,7 @@ def test_starting_takes_no_tensorflow_and_less_than_a_second(tmp_path: Path) -> 
         (["--pods", "2", "--", "true"], "--pod-index is missing"),
         (["--pods", "2", "--pod-index", "2", "--", "true"], "--pod-index must be from 0 to 1"),
         (["--pods", "2", "--pod-index", "1", "--", "true"], "--coordinator is missing"),
-        (["--pods", "2", "--pod-index", "1", "--coordinator", "a", "--", "true"], "at least 16 characters"),
+        (["--pods", "2", "--pod-index", "1", "--coordinator", "a", "--", "true"], "at least 16 bytes"),
         (["--pods", "0", "--", "true"], "--pods must be at least 1"),
         (["--pods", "many", "--", "true"], "invalid int value"),
         (["--ranks-per-pod", "0", "--", "true"], "--ranks-per-pod must be"),
@@ -83,6 +83,13 @@ def test_wrong_options_end_with_2_and_one_line(
     assert main(arguments) == 2
     errors = [text for text in capfd.readouterr().err.splitlines() if "error: " in text]
     assert len(errors) == 1 and line in errors[0]
+
+
+def test_a_secret_is_any_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(bytes(range(128, 160)) + b"\n")
+    options = ["--pods", "2", "--pod-index", "0", "--address", "127.0.0.1", "--secret-file", str(file), "--", "true"]
+    assert parse(options, {}).secret == bytes(range(128, 160))
 
 
 def test_options_come_from_a_kubernetes_job_too(tmp_path: Path) -> None:

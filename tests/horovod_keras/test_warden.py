@@ -48,6 +48,14 @@ def test_a_process_that_stands_still_is_killed_and_its_rank_named() -> None:
     assert "error: rank 3 on " in said and said.endswith("stood still for 2 s: killed\n")
 
 
+def test_it_kills_whether_or_not_anybody_reads_what_it_says() -> None:
+    process = begin()
+    assert process.stderr is not None
+    process.stderr.close()
+    process.send_signal(signal.SIGSTOP)
+    assert process.wait(20) == -signal.SIGKILL
+
+
 def test_a_process_that_lives_is_left_alone_and_its_warden_ends_with_it() -> None:
     process = begin()
     time.sleep(5)

@@ -1,5 +1,6 @@
 """Configuration files from strangers: refused in one line, whatever is in them."""
 
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -53,6 +54,13 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(50 << 30)
     with pytest.raises(InputError, match="more than 1,048,576 bytes"):
+        read_options(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="no regular file"):
         read_options(path)
 
 

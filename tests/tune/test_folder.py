@@ -8,7 +8,7 @@ import yaml
 
 from job.errors import InputError
 from tests.tune.books import make_folder
-from tune.folder import begun, claim, described, held, keep_state
+from tune.folder import claim, described, has_state, held, keep_state
 from tune.settings import parse
 
 
@@ -77,25 +77,25 @@ def test_storage_that_cannot_be_used_and_a_damaged_state_are_refused_in_one_line
     (tmp_path / "file").write_text("")
     for storage in (str(tmp_path / "file"), "nothing://here"):
         with pytest.raises(InputError, match="the storage can't be used") as raised:
-            begun(parse(["--out", str(tmp_path), "--storage", storage]).settings, "search")
+            has_state(parse(["--out", str(tmp_path), "--storage", storage]).settings, "search")
         assert "\n" not in str(raised.value)
     settings = parse(["--out", str(tmp_path)]).settings
-    assert not begun(settings, "search")
+    assert not has_state(settings, "search")
     (tmp_path / "search" / "experiment_state-1.json").write_text('{"trial_data": [')
     with pytest.raises(InputError, match=r"experiment_state-1\.json is damaged"):
-        begun(settings, "search")
+        has_state(settings, "search")
 
 
 def test_a_state_that_was_cut_gives_way_to_the_copy_that_was_kept(tmp_path: Path) -> None:
     settings = parse(["--out", str(tmp_path)]).settings
     keep_state(settings, "search")
-    assert not begun(settings, "search")
+    assert not has_state(settings, "search")
     note = tmp_path / "search" / "experiment_state-1.json"
     note.write_text('{"trial_data": [1]}')
     keep_state(settings, "search")
     note.write_text('{"trial_data": [')
     keep_state(settings, "search")
-    assert begun(settings, "search")
+    assert has_state(settings, "search")
     assert note.read_text() == '{"trial_data": [1]}'
 
 

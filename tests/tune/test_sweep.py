@@ -14,6 +14,7 @@ import yaml
 
 from job.data import garments
 from tests.tune.searches import ROOT, SMALL, Sweep, all_gone, named
+from tune.folder import SCRATCH
 from tune.records import SCHEMA, ranked, read, summaries
 from tune.report import write_report
 
@@ -57,7 +58,7 @@ def test_each_trial_keeps_at_most_two_checkpoints_and_tensorboard_events(finishe
         folder = finished.out / "search" / trial
         assert 1 <= len(list(folder.glob("checkpoint_*"))) <= 2
         assert list(folder.glob("events.out.tfevents.*"))
-    assert not (finished.out / "runs").exists()
+    assert not (finished.out / SCRATCH).exists()
 
 
 def test_the_search_says_how_it_was_made(finished: Sweep) -> None:
@@ -76,6 +77,7 @@ def test_the_same_command_trains_nothing_again_and_another_space_is_refused(fini
     again = Sweep(finished.out, "--trials", "3", "--epochs", "2", "--search", "random")
     assert again.end() == 0, again.output
     assert again.rows() == before
+    assert "this search is complete" in again.output
     other = Sweep(finished.out, "--trials", "3", "--epochs", "2", "--search", "random", "--vary", "dropout=0..0.1")
     assert other.end() == 2
     assert "holds another search: dropout" in other.output

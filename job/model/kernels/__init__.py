@@ -9,18 +9,24 @@ import functools
 import os
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
+from job.errors import InputError
 from job.model.kernels import library
 
 
 def load() -> ModuleType | None:
-    """The operations as TensorFlow's wrappers, or None where TensorFlow's own must do. Never compiles anything."""
-    return _find()[0]
+    """The operations as TensorFlow's wrappers, or None where TensorFlow's own must do. Never compiles anything.
+
+    Raises:
+        InputError: FASHION_KERNELS names none that this processor has.
+    """
+    return _find().operations
 
 
 def status() -> str:
     """One line: what is in use and why."""
-    return _find()[1]
+    return _find().line
 
 
 def allow(reason_against: str | None, *, bfloat16: bool = False) -> None:
@@ -43,34 +49,44 @@ def multiply_in_float32() -> None:
 
 def in_bfloat16() -> bool:
     """Whether the operations in use multiply in bfloat16; all else in them is float32."""
-    return any(f" {name} " in status() for name in library.BFLOAT16_FLAGS)
+    return _find().variant in library.BFLOAT16_FLAGS
 
 
 _reason_against: str | None = None
 _bfloat16 = False
 
 
-def _find() -> tuple[ModuleType | None, str]:
+class _Choice(NamedTuple):
+    operations: ModuleType | None
+    variant: str | None
+    line: str
+
+
+def _none(reason: str) -> _Choice:
+    return _Choice(None, None, f"TensorFlow's own operations{reason}")
+
+
+def _find() -> _Choice:
     if _reason_against:
-        return None, f"TensorFlow's own operations: {_reason_against}."
+        return _none(f": {_reason_against}.")
     choice = os.environ.get("FASHION_KERNELS", "")
     if choice == "off":
-        return None, "TensorFlow's own operations (FASHION_KERNELS=off)."
+        return _none(" (FASHION_KERNELS=off).")
     path = library.built()
     if path is None:
         advice = "build ours with: python -m job.model.kernels.build"
-        return None, f"TensorFlow's own operations: the C++ kernels aren't built for this TensorFlow; {advice}"
+        return _none(f": the C++ kernels aren't built for this TensorFlow; {advice}")
     import tensorflow as tf
 
     if tf.config.list_physical_devices("GPU"):
-        return None, "TensorFlow's own operations: the device is a GPU."
+        return _none(": the device is a GPU.")
     operations, native = _open(path)
     wanted = [*library.BFLOAT16_FLAGS, ""] if _bfloat16 and not choice else [choice]
     chosen = next(filter(None, (native.fashion_kernels_select(name.encode()) for name in wanted)), None)
     if chosen is None:
         names = ", ".join([*library.variants(), *library.BFLOAT16_FLAGS, "off"])
-        raise ValueError(f"no such kernels for this processor: received FASHION_KERNELS={choice}. Use one of {names}.")
-    return operations, f"C++ kernels for {chosen.decode()} ({path})."
+        raise InputError(f"no such kernels for this processor: received FASHION_KERNELS={choice}. Use one of {names}.")
+    return _Choice(operations, chosen.decode(), f"C++ kernels for {chosen.decode()} ({path}).")
 
 
 @functools.cache

@@ -24,10 +24,13 @@ from job.model.kernels.library import BFLOAT16_FLAGS, INNER_FLAGS, OPERATION_FLA
 def build() -> tuple[Path, float]:
     """Compile the library unless the cache has it. Returns its path and the seconds it took, 0 if it was there.
 
-    Raises InputError without a compiler, RunError where it fails, its words on stderr.
+    Raises InputError without g++, RunError where it fails, its words on stderr.
     """
     compiler = _compiler()
     identity = subprocess.run([*compiler, "--version"], check=True, capture_output=True, text=True).stdout
+    if "clang" in identity.lower():
+        # It forgets how vectors are aligned when they are template arguments: what it makes of the kernels crashes.
+        raise InputError(f"the kernels need g++: received {' '.join(compiler)}, which is clang. Set CXX to g++.")
     folder = cache_folder()
     library = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     if library.exists():
@@ -64,15 +67,14 @@ def build() -> tuple[Path, float]:
 
 def _compiler() -> list[str]:
     chosen = shlex.split(os.environ.get("CXX", ""))
-    for command in [chosen] if chosen else [["g++"], ["c++"]]:
-        if shutil.which(command[0]):
-            return command
-    looked = " ".join(chosen) or "g++, c++"
-    raise InputError(f"no C++17 compiler was found: looked for {looked}. Install g++ or set CXX to one.")
+    command = chosen or ["g++"]
+    if shutil.which(command[0]) is None:
+        raise InputError(f"no C++17 compiler was found: looked for {' '.join(command)}. Install g++ or set CXX to one.")
+    return command
 
 
 def _takes(compiler: list[str], flags: list[str]) -> bool:
-    """Whether a compiler knows these flags: those for AMX gcc from 11 on, clang from 12 on."""
+    """Whether a compiler knows these flags: those for AMX gcc does from 11 on."""
     command = [*compiler, *flags, "-fsyntax-only", "-x", "c++", os.devnull]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 

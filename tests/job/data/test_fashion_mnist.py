@@ -152,9 +152,9 @@ def test_a_server_that_never_ends_is_given_up_in_bounded_time(cache, monkeypatch
         monkeypatch.setattr(fashion_mnist, "HOMES", (address, address))
         monkeypatch.setattr(fashion_mnist, "DOWNLOAD_SECONDS", 1.0)
         start = time.monotonic()
-        with pytest.raises(InputError, match="no end within 1 s"):
+        with pytest.raises(InputError, match="not within 1 s"):
             load(None)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20  # and not the silence of 30 s that one read may have
 
 
 def _command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -10,6 +10,7 @@ from types import ModuleType
 import keras
 import pytest
 
+from job.errors import InputError
 from job.model import kernels
 from job.model.kernels import library
 from job.model.kernels.build import build
@@ -36,7 +37,7 @@ def operations(request: pytest.FixtureRequest, compiled: None, monkeypatch: pyte
     monkeypatch.setenv("FASHION_KERNELS", request.param)
     try:
         found = kernels.load()
-    except ValueError as error:
+    except InputError as error:
         pytest.skip(str(error))
     assert found is not None
     assert request.param in kernels.status()

@@ -77,6 +77,15 @@ def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert done.stderr.strip().count("\n") == 0
 
 
+def test_clang_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text("#!/bin/sh\necho 'Debian clang version 14.0.6'\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    with pytest.raises(InputError, match=r"need g[+][+]: received .*, which is clang"):
+        build()
+
+
 def test_a_failing_compiler_is_quoted_and_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,5 +117,5 @@ def test_a_compiler_that_knows_no_bfloat16_builds_all_the_rest(tmp_path: Path) -
 
 def test_an_unknown_choice_of_kernels_is_refused(compiled: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASHION_KERNELS", "mmx")
-    with pytest.raises(ValueError, match="received FASHION_KERNELS=mmx"):
+    with pytest.raises(InputError, match="received FASHION_KERNELS=mmx"):
         kernels.load()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from job.errors import InputError
 from job.model import kernels
 from job.model.kernels import library
 
@@ -117,7 +118,7 @@ def test_pointwise_in_bfloat16(
     monkeypatch.setenv("FASHION_KERNELS", variant)
     try:
         operations = kernels.load()
-    except ValueError as error:
+    except InputError as error:
         pytest.skip(str(error))
     assert operations is not None and kernels.in_bfloat16()
     inputs = [*_pending((*shape, channels)), _normal(1, 1, channels, filters)]
@@ -204,21 +205,38 @@ def _depthwise(operations: ModuleType, z: tf.Tensor, side: int = 3, stride: int 
     return operations.fashion_depthwise(z, *_vector(8, 8), _normal(side, side, 8, 1), stride=stride)
 
 
-def _pointwise_gradient(operations: ModuleType, dy: tf.Tensor) -> Values:
+def _pointwise_gradient(operations: ModuleType, dy: tf.Tensor, moments: int = 4) -> Values:
     inputs = [_normal(1, 2, 2, 8), *_vector(8, 8), _normal(1, 1, 8, 4)]
-    return operations.fashion_pointwise_gradient(*inputs, _normal(1, 2, 2, 4), dy, *_vector(4, 4, 4))
+    return operations.fashion_pointwise_gradient(*inputs, _normal(1, 2, 2, 4), dy, *_vector(moments, 4, 4))
 
 
-def _depthwise_gradient(operations: ModuleType, dy: tf.Tensor) -> Values:
+def _depthwise_gradient(operations: ModuleType, dy: tf.Tensor, moments: int = 8) -> Values:
     z = _normal(1, 5, 5, 8)
     return operations.fashion_depthwise_gradient(
-        z, *_vector(8, 8), _normal(3, 3, 8, 1), z, dy, *_vector(8, 8, 8), stride=1
+        z, *_vector(8, 8), _normal(3, 3, 8, 1), z, dy, *_vector(8, moments, 8), stride=1
     )
 
 
 def _grey_gradient(operations: ModuleType, mean: int) -> tf.Tensor:
     y = _normal(1, 2, 2, 8)
     return operations.fashion_grey_gradient(_normal(1, 4, 4, 1), _normal(3, 3, 3, 8), y, y, *_vector(mean, 8, 8))
+
+
+def _adam(operations: ModuleType, *, moment: int = 8, gradient: int = 8, decayed: int = 1) -> None:
+    made = [tf.Variable(tf.ones(size)) for size in (8, moment, 8)]
+    operations.fashion_adam(
+        *([variable.handle] for variable in made),
+        [tf.ones(gradient)],
+        tf.constant(1, tf.int64),
+        0.1,
+        0.0,
+        decayed=[True] * decayed,
+        beta_1=0.9,
+        beta_2=0.99,
+        one_minus_beta_1=0.1,
+        one_minus_beta_2=0.01,
+        epsilon=1e-7,
+    )
 
 
 INVALID: dict[str, Callable[[ModuleType], object]] = {
@@ -236,6 +254,12 @@ INVALID: dict[str, Callable[[ModuleType], object]] = {
     "grey: three channels": lambda o: o.fashion_grey(_normal(1, 5, 5, 3), _normal(3, 3, 3, 8)),
     "grey: kernel 1×1": lambda o: o.fashion_grey(_normal(1, 5, 5, 1), _normal(1, 1, 3, 8)),
     "grey gradient: short mean": lambda o: _grey_gradient(o, mean=7),
+    "pointwise gradient: short moments": lambda o: _pointwise_gradient(o, _normal(1, 2, 2, 4), moments=3),
+    "depthwise gradient: short moments": lambda o: _depthwise_gradient(o, _normal(1, 5, 5, 8), moments=7),
+    "normalise gradient: lengths differ": lambda o: o.fashion_normalise_gradient(*_vector(8, 8, 8, 8, 7), epsilon=1e-3),
+    "adam: another moment": lambda o: _adam(o, moment=7),
+    "adam: another gradient": lambda o: _adam(o, gradient=9),
+    "adam: decay of other variables": lambda o: _adam(o, decayed=2),
     "normalise: lengths differ": lambda o: o.fashion_normalise(*_vector(8, 8, 8, 7, 8, 8), epsilon=1e-3, momentum=0.9),
 }
 

@@ -56,7 +56,7 @@ def test_whoever_is_told_to_stop_while_the_folder_is_in_use_stops_soon(tmp_path,
         begun = time.monotonic()
         with pytest.raises(PreemptedError, match="before the first step"):
             start.open_folder(resolve([{"run": tmp_path}]), "data", SingleProcess(), stop)
-    assert 6 < time.monotonic() - begun < 12
+    assert time.monotonic() - begun < 60  # and not the 120 s that a lost machine's lock is waited for
 
 
 def test_ranks_on_several_machines_wait_for_the_lock_of_one_that_was_lost(tmp_path) -> None:

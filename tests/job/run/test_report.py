@@ -198,6 +198,22 @@ def test_a_damaged_file_is_named(run, name, content):
         write_report(run, **predictions())
 
 
+def test_numbers_that_nobody_can_compute_with_make_a_page(run):
+    huge = "9" * 400
+    (run / "metrics.jsonl").write_text(f'{{"epoch": 1, "loss": {huge}, "val_loss": -{"9" * 5000}}}\n')
+    values = f'"seconds": {huge}, "seconds_to_first_step": "x", "val_accuracy": {huge}, "timings": {{"a": 1e999}}'
+    (run / "result.json").write_text(f"{{{values}}}")
+    assert "Test accuracy" in written(run).text
+
+
+@pytest.mark.parametrize("name", ["environment.json", "result.json", "metrics.jsonl"])
+def test_a_file_of_any_size_takes_no_memory(run, name):
+    with (run / name).open("wb") as file:
+        file.truncate(100 << 30)
+    with pytest.raises(InputError, match=f"{name} can't be read: it has more than"):
+        write_report(run, **predictions())
+
+
 def test_a_page_that_can_not_be_made_leaves_the_old_one(run):
     before = write_report(run, **predictions()).read_bytes()
     with pytest.raises(ValueError, match="received"):

@@ -1,5 +1,7 @@
 """A run's model is loaded, or refused in a line."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -36,6 +38,15 @@ def test_a_damaged_model_is_one_line(finished_run, tmp_path, damage):
     with pytest.raises(InputError) as refusal:
         load_model(tmp_path)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_damaged_table_of_contents_is_one_line(finished_run, tmp_path):
+    data = bytearray((finished_run / "model.keras").read_bytes())
+    begin = data.rindex(b"PK\x01\x02")
+    for place in range(begin, begin + 40):
+        (tmp_path / "model.keras").write_bytes(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
+        with contextlib.suppress(InputError):  # some bytes, such as the time, may be any
+            load_model(tmp_path)
 
 
 def test_code_in_a_model_is_not_executed(tmp_path):

@@ -10,7 +10,7 @@ constexpr int64_t kBlockRows = 48;
 
 inline void pointwise(const PointwiseShape& shape, const Pending& input, const float* kernel, const Moments& output,
                       const Parallel& parallel) {
-  const auto [rows, in, out] = shape;
+  const int64_t rows = shape.rows, in = shape.in, out = shape.out;
   const Cut cut(rows, out, kBlockRows, 1);
   const int64_t panel_size = in * kTileColumns;
   Shared packed(cut.panels * panel_size);

@@ -107,7 +107,7 @@ inline void copy_transposed_pairs(const Plain& values, int64_t row, int64_t colu
 
 inline void pointwise(const PointwiseShape& shape, const Pending& input, const float* kernel, const Moments& output,
                       const Parallel& parallel) {
-  const auto [rows, in, out] = shape;
+  const int64_t rows = shape.rows, in = shape.in, out = shape.out;
   const Cut cut(rows, out, kBlockRows, kSide);
   const int64_t depth = ceil_div(in, kSide), width = cut.panels * kSide;
   Shared packed(Squares::floats(depth * kSide, out));
@@ -194,7 +194,7 @@ struct GradientCopies {
 inline void gradient_by_rows(const PointwiseShape& shape, const Pending& input, const Squares& transposed,
                              const OutputGradient& output, const PendingGradient& to, float* kernel_sum,
                              const Parallel& parallel) {
-  const auto [rows, in, out] = shape;
+  const int64_t rows = shape.rows, in = shape.in, out = shape.out;
   const int64_t item_rows = round_up(ceil_div(rows, 16), kBlockRows), items = ceil_div(rows, item_rows);
   const int64_t in_panels = ceil_div(in, kSide), out_panels = ceil_div(out, kSide);
   const int64_t in_width = in_panels * kSide, out_width = out_panels * kSide;
@@ -233,7 +233,7 @@ inline void gradient_by_rows(const PointwiseShape& shape, const Pending& input, 
 inline void gradient_by_tiles(const PointwiseShape& shape, const Pending& input, const Squares& transposed,
                               const OutputGradient& output, const PendingGradient& to, float* kernel_sum,
                               const Parallel& parallel) {
-  const auto [rows, in, out] = shape;
+  const int64_t rows = shape.rows, in = shape.in, out = shape.out;
   const Cut cut(rows, in, kBlockRows, kSide);
   const int64_t all_rows = round_up(rows, kSide), out_panels = ceil_div(out, kSide), in_width = cut.panels * kSide;
   Shared memory(GradientCopies::floats(all_rows, in, out));

@@ -59,7 +59,7 @@ inline void kernel_gradient(int64_t rows, const float* x, int64_t columns, const
 inline void gradient_by_rows(const PointwiseShape& shape, const Pending& input, const float* kernel,
                              const OutputGradient& output, const PendingGradient& to, float* kernel_sum,
                              const Parallel& parallel) {
-  const auto [rows, in, out] = shape;
+  const int64_t rows = shape.rows, in = shape.in, out = shape.out;
   constexpr int64_t block_rows = 2 * kBlockRows;
   const int64_t item_rows = round_up(ceil_div(rows, 16), block_rows), items = ceil_div(rows, item_rows);
   const int64_t in_panels = ceil_div(in, kTileColumns), out_panels = ceil_div(out, kTileColumns);
@@ -97,7 +97,7 @@ inline void gradient_by_rows(const PointwiseShape& shape, const Pending& input, 
 inline void gradient_by_tiles(const PointwiseShape& shape, const Pending& input, const float* kernel,
                               const OutputGradient& output, const PendingGradient& to, float* kernel_sum,
                               const Parallel& parallel) {
-  const auto [rows, in, out] = shape;
+  const int64_t rows = shape.rows, in = shape.in, out = shape.out;
   const Cut cut(rows, in, kBlockRows, 1);
   const int64_t out_panels = ceil_div(out, kTileColumns), sum_stride = out_panels * kTileColumns;
   Shared transposed(cut.panels * out * kTileColumns), copies(Panels::size(rows, in) + Panels::size(rows, out));

@@ -10,8 +10,9 @@
 
 namespace fashion {
 
-const Kernels& kernels();                              // of the variant in use: variants.cc
-Parallel threads(tensorflow::OpKernelContext* context);  // TensorFlow's own pool: threads.cc
+// Both are in support.cc.
+const Kernels& kernels();                                // of the variant in use
+Parallel threads(tensorflow::OpKernelContext* context);  // TensorFlow's own pool
 
 inline const float* data(const tensorflow::Tensor& tensor) { return tensor.flat<float>().data(); }
 inline float* data(tensorflow::Tensor* tensor) { return tensor->flat<float>().data(); }
