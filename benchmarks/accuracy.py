@@ -66,12 +66,15 @@ def train(options: Sequence[str], ranks: int, stop: Event) -> int:
     """Finish one run, or hand it on that this command is to stop. The run's exit code."""
     # The launcher hands a rank's exit code on (75: stopped, and may go on), which horovodrun does not.
     launcher = ["-m", "horovod_keras.launch", "--ranks-per-pod", str(ranks), "--", sys.executable] if ranks > 1 else []
-    process = subprocess.Popen([sys.executable, *launcher, "-m", "job.train", *options])
+    command, told = [sys.executable, *launcher, "-m", "job.train", *options], False
+    # In a session of its own, since the launcher takes a second signal (a terminal's, and then ours) for impatience.
+    process = subprocess.Popen(command, start_new_session=True)
     while True:
         try:
             return ended(process.wait(timeout=1))
         except subprocess.TimeoutExpired:
-            if stop.is_set():
+            if stop.is_set() and not told:
+                told = True
                 process.terminate()
 
 

@@ -40,10 +40,11 @@ def main() -> int:
         "step in bfloat16": step(_record("step_amx.json")),
         "step on an EPYC": step(_record("step_epyc.json")),
         "work": work(step_record["table"]),
+        "input": pipeline(_record("input.json"), _record("step_epyc.json")),
         "ranks": ranks(scaling_record),
         "messages": messages(scaling_record["messages"]),
         "tuning": tuning(scaling_record["tuning"]),
-        "allocator": allocator(_record("allocator.json")["results"]),
+        "allocator": allocator(_record("allocator.json")),
         "model": cost_model.markdown(scaling_record, cost_model.parser().parse_args(["--record", "scaling.json"])),
     }
     for path in RECORDS.glob("ablation_*.json"):
@@ -148,6 +149,25 @@ def work(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def pipeline(record: dict[str, Any], step_record: dict[str, Any]) -> str:
+    """What benchmarks.input measured, and how many times as many that is as a step takes on the same processor."""
+    lines = ["| | median images/s | best |", "| --- | --- | --- |"]
+    lines += [f"| {name} | {found['median']:,} | {found['best']:,} |" for name, found in record["results"].items()]
+    lines += ["", machine(record)]
+    if record["processor"] == step_record["cpu"]:
+        median = record["results"]["the same through tf.data"]["median"]
+        steps = {"float32": step_record, "bfloat16": step_record["bfloat16"]}
+        times = " and ".join(f"{median / found['images_per_second']:.0f} ({name})" for name, found in steps.items())
+        lines.append(f"The last is {times} times what a step at 56 px and batch {record['batch']} takes on both cores.")
+    return "\n".join(lines)
+
+
+def machine(record: dict[str, Any]) -> str:
+    """Where and when something was measured."""
+    commit = f", commit {record['commit'][:12]}" if record.get("commit") else ""
+    return f"{record.get('processor') or record['cpu']}, {record['date']}{commit}."
+
+
 def ranks(record: dict[str, Any]) -> str:
     """What benchmarks.scaling measured of steps."""
     lines = ["| | images each | best ms | median ms | images/s | waiting for the exchange |"]
@@ -165,8 +185,9 @@ def ranks(record: dict[str, Any]) -> str:
     lines += [
         "",
         f"Two ranks reach {share:.0f} % of one process with two threads at equal global batch (64),",
-        f"{local:.0f} % at equal local batch (64 each).",
+        f"{local:.0f} % at equal local batch.",
         f"Peak memory of a rank, by number of ranks: {peaks}.",
+        machine(record),
     ]
     return "\n".join(lines)
 
@@ -198,15 +219,16 @@ def tuning(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def allocator(rows: Sequence[dict[str, Any]]) -> str:
+def allocator(record: dict[str, Any]) -> str:
     """Milliseconds a step, best (median), by allocator."""
+    rows = record["results"]
     names = list(dict.fromkeys(row["allocator"] for row in rows))
     lines = [f"| | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
     for operations in dict.fromkeys(row["operations"] for row in rows):
         found = {r["allocator"]: r for r in rows if r["operations"] == operations}
         cells = " | ".join(f"{found[name]['best_ms']:.1f} ({found[name]['median_ms']:.1f})" for name in names)
         lines.append(f"| {operations} | {cells} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", f"Milliseconds a step, best (median). {machine(record)}"])
 
 
 def _record(name: str) -> Any:

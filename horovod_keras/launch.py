@@ -29,6 +29,7 @@ from typing import NoReturn
 from horovod_keras.coordinator import FAILED, MISUSED, Rules
 from horovod_keras.launcher import BEAT, VARIABLE, Launcher, LaunchError, Settings, say
 from horovod_keras.rendezvous import address_of
+from horovod_keras.voice import settle
 
 PORT = 29710
 """The control channel's port; the rendezvous has the next one."""
@@ -184,4 +185,5 @@ if __name__ == "__main__":
     # Python gives signals their default back before the process has ended: the exit code is decided.
     for last in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(last, signal.SIG_IGN)
+    settle()
     sys.exit(ended)

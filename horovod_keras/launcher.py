@@ -79,7 +79,8 @@ class Launcher:
     def run(self) -> int:
         """Run to the end and return the exit code. Raises LaunchError."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._on_signal)
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` ignores it
+                signal.signal(number, self._on_signal)
         with ExitStack() as stack:
             stack.callback(self._kill)
             self._address = self._own_address()
@@ -100,6 +101,8 @@ class Launcher:
             self._ranks.kill()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP and self._told_at is not None:
+            return  # a terminal that goes says so twice
         # The second time there is no more grace.
         self._told_at = time.monotonic() if self._told_at is None else float("-inf")
 

@@ -3,16 +3,30 @@
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import TextIO
 
 
 def tell(line: str, stream: TextIO | None = None) -> None:
     """Print a line to a stream (stdout); once one can't be written, the stream leads nowhere."""
     stream = stream or sys.stdout
-    try:
+    with _or_nowhere(stream):
         print(line, file=stream, flush=True)
+
+
+def settle() -> None:
+    """Before the process ends: what others have printed and nobody could read must not change its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        with _or_nowhere(stream):
+            stream.flush()
+
+
+@contextlib.contextmanager
+def _or_nowhere(stream: TextIO) -> Iterator[None]:
+    try:
+        yield
     except OSError:
-        # What is left in its buffer would fail again when the process ends, and change its exit code.
+        # What is left in its buffer would fail again when Python flushes it at the end: exit code 120.
         with contextlib.suppress(OSError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())

@@ -112,7 +112,10 @@ def _compiler() -> Finding:
         advice = "Only set-up needs it: install g++, or set CXX, before `make train` builds Horovod and the operations."
         return Finding("C++ compiler", "warn", f"{shlex.join(command)} was not found", advice)
     version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
-    return Finding("C++ compiler", "ok", (version.splitlines() or [shlex.join(command)])[0])
+    name = (version.splitlines() or [shlex.join(command)])[0]
+    if "clang" in name:
+        return Finding("C++ compiler", "warn", f"{name}: the operations need g++", "Install g++, or set CXX to it.")
+    return Finding("C++ compiler", "ok", name)
 
 
 def _tensorflow() -> Finding | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from threading import Event
 from typing import NoReturn
 
-from horovod_keras.voice import tell
+from horovod_keras.voice import settle, tell
 
 # What the user's own machine refuses: one line says it all, and a traceback would bury it.
 _FULL = "Free some space, or choose another disk; the same command then goes on."
@@ -88,6 +88,7 @@ def run_main(main: Callable[[], int], *, quiet: bool = False) -> NoReturn:
         refusal, advice = _REFUSALS[error.errno]
         where = f": {error.filename!s:.200}" if error.filename else ""
         code = _complain(f"{error.strerror}{where}. {advice}", refusal, quiet)
+    settle()
     sys.exit(code)
 
 

@@ -32,7 +32,8 @@ def import_tensorflow() -> None:
             caught.seek(0)
             for line in caught:
                 if not any(notice in line for notice in NOTICES):
-                    os.write(2, line)
+                    with contextlib.suppress(OSError):  # it may be a full disk's
+                        os.write(2, line)
 
 
 @contextlib.contextmanager

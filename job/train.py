@@ -67,7 +67,7 @@ def train(
         config: the run.
         ranks: to train on; every one of them calls this function.
         stop: when it is set on any rank, all save and stop after the same step.
-        on_epoch: on rank 0, called with each epoch's record when its checkpoint is on the disk.
+        on_epoch: called on rank 0 with each epoch's record when its checkpoint is on the disk; given on all ranks.
         test: False ends after the last epoch and leaves the test set unseen.
         whole_process: whether the process began for this run, so that its start is part of the run's time.
 
@@ -131,8 +131,8 @@ def run(
         position, metrics = start.at_one_place(model, place, ranks)
     world.stop_if_told(ranks, stop, "before the first step")
 
-    journal = Journal(folder, config, len(data.splits.train), steps, timings, on_epoch) if folder else None
-    keeper = Keeper(folder, ranks, position, metrics, config, steps, stop, watch, timings, kept, journal)
+    journal = Journal(folder, config, len(data.splits.train), steps, timings) if folder else None
+    keeper = Keeper(folder, ranks, position, metrics, config, steps, stop, watch, timings, kept, journal, on_epoch)
     callbacks = [BroadcastInitialState(ranks), MetricAverage(ranks)]
     if folder:
         start.note_environment(folder, ranks)

@@ -5,6 +5,7 @@ bytes, so that no disk need be shared between the trial and its rank 0. The grou
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from ray import tune
 from ray.tune import PlacementGroupFactory
 
 from job.config import resolve
+from job.run import checkpoints
 from tune import runs
 from tune.group import GroupError, ProcessGroup
 from tune.runs import Files
@@ -117,7 +119,12 @@ class Trial(tune.Trainable):
         (folder / MANIFEST).write_text(json.dumps({"files": list(self._files), "last": self.last}))
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        self.last, self._files = read_checkpoint(Path(checkpoint))
+        try:
+            self.last, self._files = read_checkpoint(Path(checkpoint))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            # It would be given this one again and again.
+            logging.getLogger("ray").warning("checkpoint %s is damaged (%s): the trial begins anew", checkpoint, error)
+            self.last, self._files = dict(_NOTHING), {}
 
     def cleanup(self) -> None:
         if self._group:
@@ -178,6 +185,13 @@ class Trial(tune.Trainable):
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Any], Files]:
-    """The last result before a checkpoint was made, and the run's own checkpoint files in it."""
+    """The last result before a checkpoint was made, and the run's own checkpoint files in it.
+
+    Raises:
+        OSError, ValueError, KeyError or TypeError: something in it is damaged or can't be read.
+    """
     manifest = json.loads((folder / MANIFEST).read_text())
+    for name in manifest["files"]:
+        if name.endswith(".safetensors"):
+            checkpoints.read(folder / name)
     return manifest["last"], {name: (folder / name).read_bytes() for name in manifest["files"]}

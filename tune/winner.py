@@ -54,11 +54,18 @@ def finish(search: Search, work: Task, best: Summary, trial: Trial) -> dict[str,
         The content of its `result.json`.
 
     Raises:
+        InputError: its checkpoint is damaged.
         RunError: the run failed; the search's other results are kept.
     """
     assert trial.checkpoint is not None
     with trial.checkpoint.as_directory() as folder:
-        _, files = read_checkpoint(Path(folder))
+        try:
+            _, files = read_checkpoint(Path(folder))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"the winner's checkpoint is damaged: {trial.checkpoint.path} ({error}). Restore it, or train the "
+                f"winner from its beginning: {train_command(search.settings.out / 'best.yaml', work.ranks)}"
+            ) from None
     # By seconds, the run ends with the last epoch for which there was time.
     options = {**work.fixed, **best.settings, "threads": work.cpus, "run": str(Path(work.folder) / "best")}
     if best.whole or work.seconds is not None:

@@ -63,7 +63,8 @@ class Keeper(keras.callbacks.Callback):
         watchdog: told of each step.
         timings: told what is no training step: tracing, evaluation, saving, waiting for the exchange.
         kept: gets what is saved, if ranks may come and go.
-        journal: of rank 0; its listener is told of an epoch when that is saved.
+        journal: of rank 0.
+        on_epoch: called on rank 0 with each epoch's record when its checkpoint is on the disk; given on all ranks.
     """
 
     def __init__(
@@ -79,11 +80,12 @@ class Keeper(keras.callbacks.Callback):
         timings: Timings,
         kept: KerasState,
         journal: "Journal | None",
+        on_epoch: Callable[[dict[str, Any]], None] | None,
     ) -> None:
         super().__init__()
         self.folder, self.ranks, self.position, self.resumed_metrics = folder, ranks, position, metrics
         self.config, self.steps, self.stop, self.watchdog = config, steps, stop, watchdog
-        self.timings, self.kept, self.journal = timings, kept, journal
+        self.timings, self.kept, self.journal, self.on_epoch = timings, kept, journal, on_epoch
         self._open = contextlib.ExitStack()
         self._saved = time.monotonic()
         timings.went_before(position.seconds)
@@ -180,8 +182,10 @@ class Keeper(keras.callbacks.Callback):
         # Also by who was told since the last step; after the last epoch `finish` looks for itself.
         if epoch + 1 < self.config.epochs:
             stopped |= any(self.ranks.gather(self.stop.is_set(), "stop"))
-        if self.journal is not None:
-            self.journal.tell()
+        if self.on_epoch:
+            self._written()
+            if self.journal is not None:
+                self.on_epoch(self.journal.record)
         if stopped:
             self._preempt(f"stopped after epoch {epoch + 1}")
         if float(self.model.optimizer.exchange.agreed[Exchange.MEET]) > 0:
@@ -209,11 +213,11 @@ class Keeper(keras.callbacks.Callback):
         return self.config.step_timeout if batch else max(self.config.step_timeout, FIRST_STEP_TIMEOUT)
 
     def _save(self, metrics: Tensors, *, best: bool = False) -> None:
-        self._written()
-        self._saved, self._fresh = time.monotonic(), False
-        self.position = replace(self.position, seconds=self.timings.elapsed())
-        if self.folder is not None:
-            with self.timings.of("saving"):
+        with self.timings.of("saving"):
+            self._written()
+            self._saved, self._fresh = time.monotonic(), False
+            self.position = replace(self.position, seconds=self.timings.elapsed())
+            if self.folder is not None:
                 chosen = state.weights(self.model) if best else None
                 self.folder.checkpoints.save(state.everything(self.model) | dict(metrics), self.position, chosen)
         self._keep(metrics)
@@ -226,7 +230,7 @@ class Keeper(keras.callbacks.Callback):
 
 
 class Journal(keras.callbacks.Callback):
-    """Rank 0's account of each epoch: ``metrics.jsonl``, TensorBoard, a progress bar or a line, and a listener.
+    """Rank 0's account of each epoch: ``metrics.jsonl``, TensorBoard, a progress bar or a line.
 
     Args:
         folder: of the run.
@@ -234,7 +238,6 @@ class Journal(keras.callbacks.Callback):
         images: training images of an epoch, over all ranks.
         steps: batches of an epoch.
         timings: of the run.
-        on_epoch: called with each epoch's record when its checkpoint is on the disk (see `tell`).
     """
 
     def __init__(
@@ -244,14 +247,14 @@ class Journal(keras.callbacks.Callback):
         images: int,
         steps: int,
         timings: Timings,
-        on_epoch: Callable[[dict[str, Any]], None] | None,
     ) -> None:
         super().__init__()
         self.folder, self.epochs, self.steps, self.images = folder, config.epochs, steps, images
         self.timings = timings
-        self.resolutions, self.on_epoch = config.resolutions(), on_epoch
+        self.resolutions = config.resolutions()
         self._bar: tqdm | None = None
-        self._record: dict[str, Any] = {}
+        self.record: dict[str, Any] = {}
+        """Of the last epoch."""
         (folder.path / "tensorboard").mkdir(exist_ok=True)
         # tensorboardX's usual writer writes again when the process exits, and on a full disk complains again.
         self._events = EventsWriter(str(folder.path / "tensorboard/events"))
@@ -294,7 +297,7 @@ class Journal(keras.callbacks.Callback):
         self._bar.close()
         total = time.monotonic() - self._start
         training = total - self._evaluation
-        record = self._record = {
+        record = self.record = {
             "epoch": epoch + 1,
             **{name: round(float(logs[name]), 6) for name in ("loss", "accuracy", "val_loss", "val_accuracy")},
             "learning_rate": float(f"{float(self.model.optimizer.learning_rate):.6g}"),
@@ -314,9 +317,3 @@ class Journal(keras.callbacks.Callback):
             f"validation loss {record['val_loss']:.4f}, accuracy {record['val_accuracy']:.4f}; "
             f"{record['images_per_second']:.0f} images/s at {record['resolution']} px, {total:.0f} s"
         )
-
-    def tell(self) -> None:
-        """Tell the listener of the epoch, which has been handed to the checkpoints' writer."""
-        if self.on_epoch:
-            self.folder.checkpoints.wait()
-            self.on_epoch(self._record)

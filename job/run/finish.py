@@ -64,7 +64,8 @@ def finish(
         between()
         # What is judged is the network that is saved. The training model answers the same, sooner, in float32.
         kernels.multiply_in_float32()
-        narrow = keras.config.dtype_policy().compute_dtype != keras.config.floatx()
+        # FASHION_KERNELS may have asked for products in bfloat16 all the same.
+        narrow = keras.config.dtype_policy().compute_dtype != keras.config.floatx() or kernels.in_bfloat16()
         judged = model.serving_model() if narrow else model
         images, labels, chosen = data.set.images, data.set.labels, data.splits.validation
         validation = score(labels[chosen], probabilities(judged, images[chosen], ranks, between))

@@ -129,7 +129,13 @@ def restore(model: TrainingModel, folder: RunFolder | None, kept: KerasState) ->
         return Place()
     position = Position(epoch=0)
     metrics: Tensors = {}
-    if found := folder.checkpoints.last():
+    try:
+        found = folder.checkpoints.last()
+    except InputError:
+        if not kept.saved:
+            raise
+        found = None
+    if found:
         metrics, position = found
         state.restore(model, metrics)
     # The best weights may be of an epoch that is trained again, or damaged: what is there counts.

@@ -51,6 +51,16 @@ def test_the_log_is_on_a_full_disk() -> None:
         assert ends_well(speaks(full.fileno()))
 
 
+def test_what_others_could_not_print_does_not_change_the_exit_code() -> None:
+    code = "from job.errors import run_main\ndef main():\n  import logging\n  logging.warning('x')\n  return 75\n"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with FULL.open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code + "run_main(main)"], stdout=full, stderr=full, env=environment, check=False
+        )
+    assert done.returncode == 75
+
+
 def test_ranks_whose_launcher_can_not_write_go_on() -> None:
     much = [sys.executable, "-c", "for _ in range(2000): print('x' * 99)"]  # more than a pipe holds
     command = [sys.executable, "-m", "horovod_keras.launch", "--ranks-per-pod", "2", "--", *much]

@@ -2,7 +2,7 @@
 
 One library holds code for AVX-512, AVX2 and any other processor (on x86-64; elsewhere the last alone), chosen when it
 is loaded, and for products of bfloat16 (by AMX, by AVX-512), chosen by `--precision bfloat16`. It is compiled against
-the headers in TensorFlow's own wheel, by $CXX, g++ or c++, in about 20 seconds.
+the headers in TensorFlow's own wheel, by $CXX or g++, in about 20 seconds.
 """
 
 import argparse

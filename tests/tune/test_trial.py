@@ -1,0 +1,22 @@
+"""A trial's checkpoints, as Tune carries them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from job.run.checkpoints import Checkpoints, Position
+from tune.trial import MANIFEST, read_checkpoint
+
+
+def test_a_checkpoint_that_is_damaged_is_not_handed_on(tmp_path: Path) -> None:
+    made = Checkpoints(tmp_path)
+    made.save({"a": np.ones(3)}, Position(epoch=1))
+    made.wait()
+    (file,) = tmp_path.glob("step-*")
+    (tmp_path / MANIFEST).write_text(json.dumps({"files": [file.name], "last": {"epoch": 1}}))
+    assert read_checkpoint(tmp_path) == ({"epoch": 1}, {file.name: file.read_bytes()})
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="its checksum is"):
+        read_checkpoint(tmp_path)
