@@ -42,6 +42,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "no shifts": {"shift": 0},
         "cosine": {"schedule": "cosine"},
         "all epochs at 56 px": {"stages": []},
+        "40 epochs": {"epochs": 40},
     },
 }
 """Changes of a recipe by name; each is compared with the recipe as it is."""
