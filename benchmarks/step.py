@@ -45,19 +45,11 @@ NOMINAL_FLOP = 213e6
 
 def exact_flop(resolution: int) -> float:
     """Operations of one image's step by layers, three equal passes: maps are rounded down, so fewer than nominal."""
+    from job.model.mobilenet import BLOCKS  # and TensorFlow: not while others take their turns
+
     side, channels, total = -(-resolution // 2), 32, 0.0
     total += side * side * 27 * channels
-    for filters, stride in (
-        (64, 1),
-        (128, 2),
-        (128, 1),
-        (256, 2),
-        (256, 1),
-        (512, 2),
-        *[(512, 1)] * 5,
-        (1024, 2),
-        (1024, 1),
-    ):
+    for filters, stride in BLOCKS:
         side //= stride
         total += side * side * channels * (9 + filters)
         channels = filters
