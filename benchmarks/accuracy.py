@@ -94,8 +94,8 @@ def history(folder: Path) -> list[dict[str, Any]]:
 def summary(config: Config, folder: Path) -> dict[str, Any]:
     """One run's line of the record.
 
-    `seconds_to_94_5` is the run's wall time until its first epoch at that accuracy on the validation split, the start
-    of its process included; None if there was none, or no validation split.
+    `seconds_to_94_5` is the run's wall time until its first epoch, of those at the final resolution, with that accuracy
+    on the validation split, the start of its process included; None if there was none, or no validation split.
     """
     result = json.loads((folder / "result.json").read_text())
     environment = json.loads((folder / "environment.json").read_text())
@@ -103,7 +103,8 @@ def summary(config: Config, folder: Path) -> dict[str, Any]:
     environment["kernels"] = environment["kernels"].partition(" (")[0]
     epochs = history(folder)
     honest = config.protocol == "honest"
-    reached = [epoch["elapsed"] for epoch in epochs if honest and epoch["val_accuracy"] >= GOAL]
+    final = [epoch for epoch in epochs if honest and epoch["resolution"] == config.resolution]
+    reached = [epoch["elapsed"] for epoch in final if epoch["val_accuracy"] >= GOAL]
     usual = plain(resolve([{"recipe": config.recipe}]))
     changed = {
         name: value
@@ -128,16 +129,20 @@ def summary(config: Config, folder: Path) -> dict[str, Any]:
     }
 
 
-def kind(run: dict[str, Any]) -> tuple[str, str]:
-    """What runs that differ in their seeds alone have in common: recipe and what isn't as usual, and the processor."""
+Kind = tuple[str, str, str]
+
+
+def kind(run: dict[str, Any]) -> Kind:
+    """What runs that differ in their seeds alone share: recipe with what isn't as usual, processor, weights."""
     parts = [run["recipe"]]
     parts += [run["precision"]] if run["precision"] != "float32" else []
     parts += [f"protocol {run['protocol']}"] if run["protocol"] != "honest" else []
     parts += [f"{name.replace('_', ' ')} {value}" for name, value in run["changed"].items()]
-    return ", ".join(parts), run["environment"]["processor"]
+    parts += [f"{run['ranks']} ranks"] if run["ranks"] != 1 else []
+    return ", ".join(parts), run["environment"]["processor"], run["weights"]
 
 
-def by_kind(runs: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+def by_kind(runs: Sequence[dict[str, Any]]) -> dict[Kind, list[dict[str, Any]]]:
     """The runs of each kind."""
     return {same: [run for run in runs if kind(run) == same] for same in dict.fromkeys(map(kind, runs))}
 
@@ -145,8 +150,8 @@ def by_kind(runs: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[dict[s
 def table(runs: Sequence[dict[str, Any]]) -> str:
     """Mean ± standard deviation over seeds, a Markdown line a recipe."""
     heads = ["recipe", "processor", "seeds", "validation", "test", "test with flips", "minutes"]
-    lines = [f"| {' | '.join(heads)} | minutes to 94.5 % validation |", "| --- " * 8 + "|"]
-    for (name, processor), mine in by_kind(runs).items():
+    lines = [f"| {' | '.join(heads)} | minutes to 94.5 % validation | weights |", "| --- " * 9 + "|"]
+    for (name, processor, weights), mine in by_kind(runs).items():
         accuracies = [spread([100 * run[key] for run in mine]) for key in
                       ("val_accuracy", "test_accuracy", "test_accuracy_with_flips")]  # fmt: skip
         reached = [run["seconds_to_94_5"] / 60 for run in mine if run["seconds_to_94_5"] is not None]
@@ -154,7 +159,9 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
         if mine[0]["protocol"] == "original":
             accuracies[0], goal = f"{accuracies[0]}, best epoch on mirrored test images", "–"
         minutes = spread([run["seconds"] / 60 for run in mine])
-        lines.append(f"| {name} | {processor} | {len(mine)} | {' | '.join(accuracies)} | {minutes} | {goal} |")
+        lines.append(
+            f"| {name} | {processor} | {len(mine)} | {' | '.join(accuracies)} | {minutes} | {goal} | {weights} |"
+        )
     return "\n".join(lines)
 
 
@@ -165,11 +172,11 @@ def paired(runs: Sequence[dict[str, Any]]) -> str:
     """
     found = {same: {run["seed"]: run["test_accuracy"] for run in mine} for same, mine in by_kind(runs).items()}
     lines = []
-    for ((first, processor), ones), ((second, another), others) in itertools.combinations(found.items(), 2):
+    for ((first, *place), ones), ((second, *another), others) in itertools.combinations(found.items(), 2):
         seeds = sorted(ones.keys() & others.keys())
-        if processor == another and len(seeds) > 1:
+        if place == another and len(seeds) > 1:
             difference = spread([100 * (others[seed] - ones[seed]) for seed in seeds], sign="+")
-            lines.append(f"| {second} | {first} | {processor} | {len(seeds)} | {difference} |")
+            lines.append(f"| {second} | {first} | {place[0]} | {len(seeds)} | {difference} |")
     head = ["| recipe | against | processor | seeds | test, seed by seed |", "| --- " * 5 + "|"]
     return "\n".join([*head, *lines] if lines else [])
 
@@ -192,7 +199,7 @@ def draw(runs: Sequence[dict[str, Any]], picture: Path) -> None:
         zip(dict.fromkeys(run["environment"]["processor"] for run in runs), itertools.cycle("os^Dv"), strict=False)
     )
     for same, mine in by_kind([run for run in runs if run["protocol"] == "honest"]).items():
-        for label, run in zip([", ".join(same), *[None] * (len(mine) - 1)], mine, strict=True):
+        for label, run in zip([", ".join(same[:2]), *[None] * (len(mine) - 1)], mine, strict=True):
             minutes = [epoch["elapsed"] / 60 for epoch in run["history"]]
             accuracies = [100 * epoch["val_accuracy"] for epoch in run["history"]]
             style = "-" if run["precision"] == "float32" else "--"

@@ -74,9 +74,10 @@ def each_run(runs: Sequence[dict[str, Any]]) -> str:
         accuracies = " | ".join(f"{100 * run[name]:.2f}" for name in
                                 ("val_accuracy", "test_accuracy", "test_accuracy_with_flips"))  # fmt: skip
         reached = "–" if run["seconds_to_94_5"] is None else f"{run['seconds_to_94_5']:.0f}"
+        name, processor, weights = accuracy.kind(run)
         lines.append(
-            f"| {' | '.join(accuracy.kind(run))} | {run['seed']} | {run['ranks']} | {run['epochs']} | {accuracies} | "
-            f"{run['seconds']:.0f} | {reached} | {run['weights']} |"
+            f"| {name} | {processor} | {run['seed']} | {run['ranks']} | {run['epochs']} | {accuracies} | "
+            f"{run['seconds']:.0f} | {reached} | {weights} |"
         )
     return "\n".join(lines)
 
@@ -86,13 +87,13 @@ def speed(runs: Sequence[dict[str, Any]], stocks: Sequence[dict[str, Any]]) -> s
     heads = ["processor", "20 epochs in stock `fit`, s", "`fast`", "at 94.5 % validation", "median s"]
     lines = [f"| {' | '.join(heads)} | of those 20 epochs |", "| --- " * 6 + "|"]
     fast = accuracy.by_kind([run for run in runs if run["recipe"] == "fast"])
-    for stock, ((name, processor), mine) in itertools.product(stocks, fast.items()):
+    for stock, ((name, processor, _), mine) in itertools.product(stocks, fast.items()):
         if stock["processor"] != processor:
             continue
         original = stock["seconds_for_20_epochs_extrapolated"]
         reached = [run["seconds_to_94_5"] for run in mine if run["seconds_to_94_5"]]
         seconds = statistics.median(reached) if reached else None
-        took = f"{seconds:.0f} | **1/{original / seconds:.1f}**" if seconds else "– | –"
+        took = f"{seconds:.0f} | 1/{original / seconds:.1f}" if seconds else "– | –"
         lines.append(f"| {processor} | {original:,.0f} | {name} | {len(reached)} of {len(mine)} seeds | {took} |")
     return "\n".join(lines)
 

@@ -33,7 +33,7 @@ class Recipe:
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.001
     """Peak learning rate, per update of the global batch."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the learning rate falls from its peak to 0 at the last update."""
+    """How the learning rate falls from its peak to 0, which the update after the last would have."""
     warmup: Fraction = 0.0
     """Share of all updates in which the learning rate rises linearly from 0."""
     beta_2: Annotated[float, Field(gt=0, lt=1)] = 0.999
@@ -63,6 +63,11 @@ class Recipe:
         if sum(share for share, _ in self.stages) > 1:
             raise InputError(
                 f"stages take more than all epochs: received {self.stages}. Their shares must sum to 1 or less."
+            )
+        if self.resolutions()[-1] != self.resolution:
+            raise InputError(
+                f"stages leave no epoch of {self.epochs} at the resolution {self.resolution}, which the model is made "
+                f"for: received {self.stages}. Lower their shares, or take more epochs."
             )
         if self.weight_decay and self.optimizer != "adamw":
             raise InputError(f"weight_decay {self.weight_decay} needs optimizer adamw: received {self.optimizer}.")

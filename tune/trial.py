@@ -152,7 +152,7 @@ class Trial(tune.Trainable):
         over = record["epoch"] >= config.epochs or (self.task.seconds is not None and seconds >= self.task.seconds)
         return {
             **record,
-            # As the run would choose its weights: those of its best epoch, or the last.
+            # As the run would choose its weights: those of its best epoch (here at any resolution), or the last.
             "score": max(self.last["score"], record["val_accuracy"]) if best else record["val_accuracy"],
             "training_seconds": seconds,
             "cost": self.last["cost"] + record["seconds"] * self.task.ranks,

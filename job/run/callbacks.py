@@ -175,7 +175,9 @@ class Keeper(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         accuracy = (logs or {})["val_accuracy"]
         self.position = replace(self.position, epoch=epoch + 1, step=0)
-        if better := accuracy > self.position.best_accuracy:
+        # What is chosen must have been judged at the resolution that the model is for.
+        final = self.config.resolutions()[epoch] == self.config.resolution
+        if better := final and accuracy > self.position.best_accuracy:
             self.position = replace(self.position, best_accuracy=accuracy, best_epoch=epoch + 1)
         self._save({}, best=better)
         stopped = float(self.model.optimizer.exchange.agreed[Exchange.STOP]) > 0

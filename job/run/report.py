@@ -77,7 +77,7 @@ def write_report(
     page = template("job.run").render(
         run_name=run_dir.resolve().name,
         status=result.get("status"),
-        headline=_headline(result, scores, split_name),
+        headline=_headline(result, scores, split_name, chosen_best=config.get("select", "best") == "best"),
         facts=_facts(config, result),
         command=environment.get("command"),
         charts=learning_charts(epochs),
@@ -107,7 +107,7 @@ class Figure:
     note: str = ""
 
 
-def _headline(result: Mapping[str, Any], scores: Scores, split_name: str) -> list[Figure]:
+def _headline(result: Mapping[str, Any], scores: Scores, split_name: str, *, chosen_best: bool) -> list[Figure]:
     error = f"± {100 * scores.standard_error:.2f} standard error, {scores.count:,} images"
     if split_name == "test" and _is_number(result.get("test_accuracy_with_flips")):
         error += f"; {percent(result['test_accuracy_with_flips'])} averaged with mirror images"
@@ -118,7 +118,7 @@ def _headline(result: Mapping[str, Any], scores: Scores, split_name: str) -> lis
     if split_name != "validation" and _is_number(result.get("val_accuracy")):
         figures.append(Figure("Validation", percent(result["val_accuracy"])))
     if "epochs" in result:
-        best = result.get("best_epoch")
+        best = result.get("best_epoch") if chosen_best else None
         figures.append(Figure("Epochs", _short(result["epochs"]), f"best: {_short(best)}" if best else ""))
     if "ranks" in result:
         figures.append(Figure("Ranks", _short(result["ranks"])))

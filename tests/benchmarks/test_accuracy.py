@@ -16,12 +16,12 @@ from job.config import resolve
 from job.errors import RunError
 
 ROOT = Path(__file__).parents[2]
-EPOCH = {"seconds": 60.0, "accuracy": 0.9}
+EPOCH = {"seconds": 60.0, "accuracy": 0.9, "resolution": 48}
 
 
 def run(seed: int, test: float, **other: Any) -> dict[str, Any]:
     usual = {"recipe": "fast", "precision": "float32", "protocol": "honest", "changed": {}, "seconds": 120.0}
-    usual |= {"environment": {"processor": "A"}}
+    usual |= {"environment": {"processor": "A"}, "weights": "w.h5", "ranks": 1}
     accuracies = {"val_accuracy": 0.95, "test_accuracy": test, "test_accuracy_with_flips": test}
     return usual | accuracies | {"seed": seed, "seconds_to_94_5": 90.0} | other
 
@@ -46,6 +46,8 @@ def test_a_run_s_line_tells_what_was_changed_and_no_path(tmp_path: Path) -> None
     config = resolve([{"recipe": "fast", "weights": "/some/where/w.h5", "epochs": 2, "threads": 1, "run": str(folder)}])
     line = accuracy.summary(config, folder)
     assert (line["seconds_to_94_5"], line["weights"], line["changed"]) == (131.5, "w.h5", {"epochs": 2})
+    larger = resolve([{"recipe": "fast", "resolution": 56, "stages": [[0.5, 48]], "epochs": 2}])
+    assert accuracy.summary(larger, folder)["seconds_to_94_5"] is None  # it was there at another resolution alone
     assert "/some" not in json.dumps(line) and "/secret" not in json.dumps(line["environment"])
 
 
@@ -55,16 +57,16 @@ def test_the_protocol_of_2017_has_no_validation_split_to_be_at_94_5_percent_on(t
     assert line["seconds_to_94_5"] is None
     row = accuracy.table([line]).splitlines()[-1]
     assert row.startswith("| original, protocol original | A | 1 |")
-    assert "best epoch on mirrored test images" in row and row.endswith("| – |")
+    assert "best epoch on mirrored test images" in row and row.endswith("| – | imagenet |")
 
 
 def test_runs_of_other_precisions_protocols_and_options_are_lines_of_their_own() -> None:
     others: list[dict[str, Any]] = [{"precision": "bfloat16"}, {"protocol": "original"}, {"changed": {"epochs": 9}}]
-    others += [{"environment": {"processor": "B"}}]
+    others += [{"ranks": 2}, {"environment": {"processor": "B"}}, {"weights": "others.h5"}]
     runs = [run(1, 0.94), run(2, 0.95), *(run(1, 0.93, **other) for other in others)]
     kinds = [line.split(" | ")[:2] for line in accuracy.table(runs).splitlines()[2:]]
-    names = ["fast", "fast, bfloat16", "fast, protocol original", "fast, epochs 9"]
-    assert kinds == [*([f"| {name}", "A"] for name in names), ["| fast", "B"]]
+    names = ["fast", "fast, bfloat16", "fast, protocol original", "fast, epochs 9", "fast, 2 ranks"]
+    assert kinds == [*([f"| {name}", "A"] for name in names), ["| fast", "B"], ["| fast", "A"]]
     assert "| fast | A | 2 | 95.00 ± 0.00 | 94.50 ± 0.71 |" in accuracy.table(runs)
 
 

@@ -52,6 +52,8 @@ class Site:
         self.run = self.disk / "run"
         self.log = folder / "log"
         self.mounted = False
+        self.options: list[str] = []
+        """More options of the job, which win over `OPTIONS`."""
 
     def __enter__(self) -> Self:
         drawn = garments.draw(train=270, test=24)
@@ -95,7 +97,17 @@ class Site:
     @property
     def command(self) -> list[str]:
         """The job, without its launcher."""
-        return [sys.executable, "-m", "job.train", *OPTIONS, "--data-dir", str(self.data), "--run", str(self.run)]
+        return [
+            sys.executable,
+            "-m",
+            "job.train",
+            *OPTIONS,
+            *self.options,
+            "--data-dir",
+            str(self.data),
+            "--run",
+            str(self.run),
+        ]
 
     def start(self, ranks: int) -> "Attempt":
         """Start the job, or go on with it."""

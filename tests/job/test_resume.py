@@ -34,9 +34,10 @@ def interrupted(site: Site, ranks: int, seed: int) -> int:
     return site.saved()
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_interrupted_three_times_and_resumed_is_bit_identical(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "options"), [(0, []), (1, []), (2, ["--resolution", "40", "--stages", "[[0.5,32]]"])])
+def test_interrupted_three_times_and_resumed_is_bit_identical(tmp_path: Path, seed: int, options: list[str]) -> None:
     with Site(tmp_path) as site:
+        site.options = options
         assert site.start(2).wait(LONGEST) == 0
         whole, expected = site.weights(), losses(site)
         site.run.rename(site.disk / "whole")
