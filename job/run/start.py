@@ -143,8 +143,9 @@ def restore(model: TrainingModel, folder: RunFolder | None, kept: KerasState) ->
     accuracy, epoch = (best[1].best_accuracy, best[1].best_epoch) if best else (-1.0, 0)
     if kept.saved:
         held: Position = kept.values["position"]
-        # A lost rank 0 may have taken its best weights along: their epoch is then trained again, from the disk.
-        if position.place < held.place and held.best_epoch == epoch:
+        # A lost rank 0 may have taken its best weights along: their epoch is then trained again, from the disk. Where
+        # there is nothing on it, what this process has is all that there is, if only the beginning.
+        if not found or (position.place < held.place and held.best_epoch == epoch):
             kept.restore()
             metrics, position = kept.values["metrics"], held
     position = replace(position, best_accuracy=accuracy, best_epoch=epoch)

@@ -68,6 +68,16 @@ def test_memory_is_taken_only_where_it_is_newer_and_nothing_is_lost_with_it(
     assert bool(found.metrics) == (expected == 1.0)
 
 
+@pytest.mark.parametrize("place", [(0, 0), (1, 0)])
+def test_with_nothing_on_the_disk_the_model_goes_back_to_what_was_kept(folder, place) -> None:
+    held = kept(Position(epoch=place[0], step=place[1], best_accuracy=0.6, best_epoch=place[0]))
+    assert held.model is not None
+    held.model.set_weights([array + 1 for array in held.model.get_weights()])  # steps that were lost with a rank
+    found = start.restore(held.model, folder, held)
+    assert held.model.get_weights()[0].item() == 2.0
+    assert (found.position.place, found.position.best_epoch) == (place, 0)
+
+
 def test_a_checkpoint_of_another_model_is_refused_in_one_line(folder, on_disk) -> None:
     on_disk(Position(epoch=1))
     with pytest.raises(InputError, match="of another model") as raised:
