@@ -121,7 +121,7 @@ class Trial(tune.Trainable):
     def load_checkpoint(self, checkpoint: Any) -> None:
         try:
             self.last, self._files = read_checkpoint(Path(checkpoint))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except ValueError as error:
             # It would be given this one again and again.
             logging.getLogger("ray").warning("checkpoint %s is damaged (%s): the trial begins anew", checkpoint, error)
             self.last, self._files = dict(_NOTHING), {}
@@ -188,10 +188,13 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], Files]:
     """The last result before a checkpoint was made, and the run's own checkpoint files in it.
 
     Raises:
-        OSError, ValueError, KeyError or TypeError: something in it is damaged or can't be read.
+        ValueError: something in it is damaged or can't be read.
     """
-    manifest = json.loads((folder / MANIFEST).read_text())
-    for name in manifest["files"]:
-        if name.endswith(".safetensors"):
-            checkpoints.read(folder / name)
-    return manifest["last"], {name: (folder / name).read_bytes() for name in manifest["files"]}
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        for name in manifest["files"]:
+            if name.endswith(".safetensors"):
+                checkpoints.read(folder / name)
+        return manifest["last"], {name: (folder / name).read_bytes() for name in manifest["files"]}
+    except (OSError, KeyError, TypeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error

@@ -61,7 +61,7 @@ def finish(search: Search, work: Task, best: Summary, trial: Trial) -> dict[str,
     with trial.checkpoint.as_directory() as folder:
         try:
             _, files = read_checkpoint(Path(folder))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except ValueError as error:
             raise InputError(
                 f"the winner's checkpoint is damaged: {trial.checkpoint.path} ({error}). Restore it, or train the "
                 f"winner from its beginning: {train_command(search.settings.out / 'best.yaml', work.ranks)}"

@@ -20,3 +20,9 @@ def test_a_checkpoint_that_is_damaged_is_not_handed_on(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(ValueError, match="its checksum is"):
         read_checkpoint(tmp_path)
+    file.unlink()
+    with pytest.raises(ValueError, match="FileNotFoundError"):
+        read_checkpoint(tmp_path)
+    (tmp_path / MANIFEST).write_text("[]")
+    with pytest.raises(ValueError, match="TypeError"):
+        read_checkpoint(tmp_path)
