@@ -42,7 +42,8 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "no shifts": {"shift": 0},
         "cosine": {"schedule": "cosine"},
         "all epochs at 56 px": {"stages": []},
-        "40 epochs": {"epochs": 40},
+        "no clean epochs": {"clean": 0.0},
+        "25 epochs": {"epochs": 25},
     },
 }
 """Changes of a recipe by name; each is compared with the recipe as it is."""

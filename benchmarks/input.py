@@ -43,7 +43,7 @@ def main() -> None:
         "plain": plain(Augmentation()),
         "flips": plain(Augmentation(flip=True)),
         "flips, shifts, erasing": plain(ALL),
-        "the same through tf.data": lambda: iter(as_tf_dataset(*given, **run, epochs=1, augmentation=ALL)),
+        "the same through tf.data": lambda: iter(as_tf_dataset(*given, **run, augmentations=[ALL])),
     }
     results = {name: _rates(make, count) for name, make in cases.items()}
     record = {

@@ -152,6 +152,9 @@ def mend(source: Path) -> None:
     change(tensorflow / "mpi_ops.cc", STREAM_INCLUDED, STREAM_DEFINED)
     runtime = 'set(CMAKE_CUDA_RUNTIME_LIBRARY "{}")'
     change(source / "CMakeLists.txt", runtime.format("Static"), runtime.format("Shared"))
+    # The check for stalled ranks looks through this list, which was left empty: under Gloo it never found one.
+    ranks = "  global_ranks_.{}(size_);"
+    change(source / "horovod/common/gloo/gloo_controller.cc", ranks.format("reserve"), ranks.format("resize"))
     # Process sets, the global one among them, would forget the network interface that the user has named.
     device = "  auto dev = CreateDevice(device_attr);\n\n  global_ctx = global_context.ctx;\n"
     named = "  device_attr.iface = global_context.gloo_iface_;\n"

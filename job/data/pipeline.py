@@ -4,7 +4,7 @@ The order of an epoch is a permutation that depends on seed and epoch alone, and
 are shared out: at equal global batch, 1, 2 and 4 ranks see the same global batches of the same images.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -98,16 +98,15 @@ def as_tf_dataset(
     indices: Indices,
     *,
     seed: int,
-    epochs: int,
+    augmentations: Sequence[Augmentation],
     global_batch: int,
     rank: int,
     size: int,
-    augmentation: Augmentation,
     start_epoch: int = 0,
     start_step: int = 0,
     accumulate: int = 1,
 ) -> "tf.data.Dataset":
-    """A `tf.data.Dataset` of `batches` from (start_epoch, start_step) to the end of epoch `epochs` - 1.
+    """A `tf.data.Dataset` of `batches` from (start_epoch, start_step) on, with one augmentation for each epoch from 0.
 
     Its elements are (images uint8 [b, 28, 28], labels int32 [b], keys int64 [b], global_count int32 []), with b unknown
     to the graph. Four batches are made ahead on one thread, so that the model never waits for them.
@@ -122,7 +121,7 @@ def as_tf_dataset(
         raise InputError(f"the first step is outside the epoch: received {start_step}. Give 0 to {steps}.")
 
     def elements() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.int32]]:
-        for epoch in range(start_epoch, epochs):
+        for epoch in range(start_epoch, len(augmentations)):
             for batch in batches(
                 images,
                 labels,
@@ -132,7 +131,7 @@ def as_tf_dataset(
                 global_batch=global_batch,
                 rank=rank,
                 size=size,
-                augmentation=augmentation,
+                augmentation=augmentations[epoch],
                 start_step=start_step if epoch == start_epoch else 0,
                 accumulate=accumulate,
             ):

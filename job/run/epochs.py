@@ -54,6 +54,13 @@ def share(count: int, ranks: Collectives) -> tuple[int, int]:
     return pipeline.cut(count, ranks.rank, ranks.size), pipeline.cut(count, ranks.rank + 1, ranks.size)
 
 
+def augmentations(config: Config) -> list[Augmentation]:
+    """What is done to the training images in each epoch."""
+    clean = round(config.clean * config.epochs)
+    full = Augmentation(flip=config.flip, shift=config.shift, erase=config.erase)
+    return [full] * (config.epochs - clean) + [Augmentation(flip=config.flip)] * clean
+
+
 def training_batches(config: Config, data: Data, ranks: Collectives, part: Part) -> tf.data.Dataset:
     """This rank's batches of a part: (images, labels, keys, global count)."""
     return pipeline.as_tf_dataset(
@@ -61,12 +68,11 @@ def training_batches(config: Config, data: Data, ranks: Collectives, part: Part)
         data.set.labels,
         data.splits.train,
         seed=config.seed,
-        epochs=part.end,
+        augmentations=augmentations(config)[: part.end],
         global_batch=config.global_batch,
         accumulate=config.accumulate,
         rank=ranks.rank,
         size=ranks.size,
-        augmentation=Augmentation(flip=config.flip, shift=config.shift, erase=config.erase),
         start_epoch=part.epoch,
         start_step=part.first_step,
     )

@@ -23,7 +23,6 @@ finally:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="Horovod 0.28.1 under Gloo looks for stalls in an empty list of ranks")
 def test_the_others_end_within_a_minute(launch, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

@@ -73,6 +73,7 @@ CHOICES: dict[str, list[Any]] = {
     "flip": [True, False],
     "shift": [0, 8],
     "erase": [0.0, 1.0],
+    "clean": [0.0, 1.0],
     "weights": ["none", "imagenet", "/a, b: c.h5"],
     "select": ["best", "last"],
 }

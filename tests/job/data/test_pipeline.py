@@ -128,17 +128,19 @@ def test_a_step_without_an_image_for_a_rank_is_refused_before_the_first(changed,
         _epoch(**changed)
 
 
-def _tensors(start_epoch: int, start_step: int, epochs: int) -> list[tuple[np.ndarray, ...]]:
+AUGMENTATIONS = [ALL, ALL, Augmentation(flip=True)]
+
+
+def _tensors(start_epoch: int, start_step: int) -> list[tuple[np.ndarray, ...]]:
     pipeline = as_tf_dataset(
         IMAGES,
         LABELS,
         INDICES,
         seed=2017,
-        epochs=epochs,
+        augmentations=AUGMENTATIONS,
         global_batch=64,
         rank=1,
         size=2,
-        augmentation=ALL,
         start_epoch=start_epoch,
         start_step=start_step,
     )
@@ -147,11 +149,15 @@ def _tensors(start_epoch: int, start_step: int, epochs: int) -> list[tuple[np.nd
 
 @pytest.fixture(scope="module")
 def stream() -> list[tuple[np.ndarray, ...]]:
-    return _tensors(0, 0, 3)
+    return _tensors(0, 0)
 
 
-def test_tensorflow_gets_the_batches_of_all_epochs(stream):
-    expected = [batch for epoch in range(3) for batch in _epoch(1, 2, epoch=epoch)]
+def test_tensorflow_gets_the_batches_of_all_epochs_each_with_its_augmentation(stream):
+    expected = [
+        batch
+        for epoch, augmentation in enumerate(AUGMENTATIONS)
+        for batch in _epoch(1, 2, epoch=epoch, augmentation=augmentation)
+    ]
     assert len(stream) == len(expected) == 33
     for (images, labels, keys, count), batch in zip(stream, expected, strict=True):
         assert (images == batch.images).all() and (labels == batch.labels).all() and (keys == batch.keys).all()
@@ -160,7 +166,7 @@ def test_tensorflow_gets_the_batches_of_all_epochs(stream):
 
 @pytest.mark.parametrize(("epoch", "step"), [(0, 4), (1, 0), (1, 11), (2, 10)])
 def test_tensorflow_gets_the_same_stream_from_where_it_is_resumed(stream, epoch, step):
-    rest = _tensors(epoch, step, 3)
+    rest = _tensors(epoch, step)
     assert len(rest) == 33 - epoch * 11 - step
     for found, expected in zip(rest, stream[epoch * 11 + step :], strict=True):
         assert all((one == other).all() for one, other in zip(found, expected, strict=True))
@@ -168,7 +174,7 @@ def test_tensorflow_gets_the_same_stream_from_where_it_is_resumed(stream, epoch,
 
 def test_a_first_step_beyond_the_epoch_is_refused():
     with pytest.raises(InputError, match=r"received 12\. Give 0 to 11"):
-        _tensors(0, 12, 3)
+        _tensors(0, 12)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
