@@ -3,7 +3,7 @@
     python -m benchmarks.ablation --recipe fast --weights FILE --json benchmarks/records/ablation_fast.json
 
 Each variant is a run of `job.train.train` in a process of its own and a folder of its own: stop this command and repeat
-it, and it goes on.
+it, and it goes on. What a record holds of other variants and seeds stays in it.
 """
 
 import itertools
@@ -11,7 +11,7 @@ import json
 import multiprocessing
 import shlex
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -20,7 +20,8 @@ from benchmarks.accuracy import ended, history, spread
 from job.command_line import Parser
 from job.config import Config, resolve
 from job.errors import InputError, run_main, stop_when_told
-from job.run.folder import commit, processor
+from job.recipes import RECIPES
+from job.run.folder import processor
 
 AS_IT_IS = "as it is"
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
@@ -34,6 +35,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "four times the decay": {"weight_decay": 0.2},
         "shifts of ±1 px": {"shift": 1},
         "4 epochs": {"epochs": 4},
+        "the first epoch at 32 px": {"stages": [[0.2, 32]]},
     },
     "best": {
         AS_IT_IS: {},
@@ -72,20 +74,29 @@ def main() -> int:
             return code
         rows.append({"variant": name, "seed": seed, **summary(config)})
         print(f"{name}, seed {seed}: validation {100 * rows[-1]['val_accuracy']:.2f}", flush=True)
-    print(table(rows))
+    weights = Path(args.weights).resolve().name  # where the file lay is nobody's business
+    settings = {
+        "processor": processor(),
+        "recipe": args.recipe,
+        "values": json.loads(json.dumps(asdict(RECIPES[args.recipe]))),
+        "weights": weights,
+        "precision": args.precision,
+    }
     if args.json:
-        weights = Path(args.weights).resolve().name  # where the file lay is nobody's business
-        record = {
-            "command": shlex.join(sys.orig_argv[1:]).replace(args.weights, weights),
-            "commit": commit(),
-            "processor": processor(),
-            "recipe": args.recipe,
-            "weights": weights,
-            "precision": args.precision,
-            "rows": rows,
-        }
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+        rows = together(json.loads(args.json.read_text()) if args.json.exists() else {}, settings, rows)
+        command = shlex.join(sys.orig_argv[1:]).replace(args.weights, weights)
+        args.json.write_text(json.dumps({"command": command, **settings, "rows": rows}, indent=1) + "\n")
+    print(table(rows))
     return 0
+
+
+def together(known: dict[str, Any], settings: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """These rows, and those that a record made with the same settings has of other variants and seeds, in our order."""
+    mine = {(row["variant"], row["seed"]) for row in rows}
+    same = all(known.get(name) == value for name, value in settings.items())
+    others = [row for row in known["rows"] if (row["variant"], row["seed"]) not in mine] if same else []
+    order = [*VARIANTS[settings["recipe"]]]
+    return sorted(others + rows, key=lambda row: (order.index(row["variant"]), row["seed"]))
 
 
 def trained(config: Config, stop: Event) -> int:
@@ -128,6 +139,7 @@ def summary(config: Config) -> dict[str, Any]:
         "epochs": config.epochs,
         "resolutions": config.resolutions(),
         "seconds": epochs[-1]["elapsed"],
+        "commit": json.loads((config.folder() / "environment.json").read_text())["commit"],
     }
 
 

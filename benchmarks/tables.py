@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ablation, accuracy, cost_model, search_record
+from benchmarks import ablation, accuracy, cost_model, search_record, step_profile
 from job.errors import RunError, run_main
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +39,7 @@ def main() -> int:
         "step": step(step_record),
         "step in bfloat16": step(_record("step_amx.json")),
         "step on an EPYC": step(_record("step_epyc.json")),
+        "profile": profile(_record("profile.json")),
         "work": work(step_record["table"]),
         "input": pipeline(_record("input.json"), _record("step_epyc.json")),
         "ranks": ranks(scaling_record),
@@ -100,7 +101,8 @@ def speed(runs: Sequence[dict[str, Any]], stocks: Sequence[dict[str, Any]]) -> s
 
 def each_part(record: dict[str, Any]) -> str:
     """What benchmarks.ablation measured, and how."""
-    how = f"`python {record['command']}`, {record['processor']}, commit {record['commit'][:12]}:"
+    commits = ", ".join(dict.fromkeys(str(row["commit"])[:12] for row in record["rows"]))
+    how = f"`python {record['command']}` and others like it, {record['processor']}, commit {commits}:"
     return f"{how}\n\n{ablation.table(record['rows'])}"
 
 
@@ -136,6 +138,15 @@ def step(record: dict[str, Any]) -> str:
             f"{halved['ratio_to_stock_keras']:.2f} times stock Keras (in float32)."
         )
     return "\n".join(lines)
+
+
+def profile(record: dict[str, Any]) -> str:
+    """Where a step's time goes, and on what."""
+    whole, rate = record["step_ms"], record["matmul_gflop_per_second"]
+    return (
+        f"{step_profile.table(record)}\n\n{record['processor']}, one thread, {record['date']}, commit "
+        f"{record['commit'][:12]}: a step takes {whole:.0f} ms, the large product reaches {rate:.0f} GFLOP/s."
+    )
 
 
 def work(rows: Sequence[dict[str, Any]]) -> str:

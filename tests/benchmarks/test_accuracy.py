@@ -93,6 +93,23 @@ def test_a_change_is_compared_with_the_recipe_seed_by_seed() -> None:
     assert lines[1].startswith("| cosine | 2 | 95.00 ± 0.71 | +0.50 ± 0.00 |")
 
 
+def test_a_record_keeps_what_was_measured_of_the_same_recipe() -> None:
+    def rows(*measured: tuple[str, int], commit: str) -> list[dict[str, Any]]:
+        return [{"variant": name, "seed": seed, "commit": commit} for name, seed in measured]
+
+    settings = {"recipe": "fast", "values": {"epochs": 5}}
+    known = settings | {"rows": rows(("cosine", 1), ("as it is", 1), commit="old")}
+    now = rows(("cosine", 1), ("no dropout", 2), commit="new")
+    found = ablation.together(known, settings, now)
+    assert [(row["variant"], row["commit"]) for row in found] == [
+        ("as it is", "old"),
+        ("no dropout", "new"),
+        ("cosine", "new"),
+    ]
+    assert ablation.together(known, settings | {"values": {"epochs": 4}}, now) == [now[1], now[0]]
+    assert ablation.together({}, settings, now) == [now[1], now[0]]
+
+
 def test_a_run_that_a_signal_killed_is_told_of_and_is_no_odd_exit_code() -> None:
     assert [accuracy.ended(code) for code in (0, 2, 75)] == [0, 2, 75]
     with pytest.raises(RunError, match="killed by signal 9"):
