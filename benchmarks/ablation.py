@@ -35,7 +35,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "four times the decay": {"weight_decay": 0.2},
         "shifts of ±1 px": {"shift": 1},
         "4 epochs": {"epochs": 4},
-        "the first epoch at 32 px": {"stages": [[0.2, 32]]},
+        "all epochs at 48 px": {"stages": []},
     },
     "best": {
         AS_IT_IS: {},

@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from benchmarks.step import MATRIX
 from benchmarks.step_tensorflow import matmul, ours
+from benchmarks.tables import OPERATIONS, profile
 from job import allocator
 from job.errors import RunError, run_main
 from job.model import kernels
@@ -27,18 +28,6 @@ from job.model.mobilenet import BLOCKS
 from job.run.folder import commit, processor
 
 RESOLUTION, BATCH = 56, 64
-OPERATIONS = {
-    "FashionPointwise": "products of the 1×1 convolutions, forward",
-    "FashionPointwiseGradient": "and backward",
-    "FashionDepthwise": "depthwise, forward",
-    "FashionDepthwiseGradient": "and backward",
-    "FashionGrey": "first convolution, forward",
-    "FashionGreyGradient": "and backward",
-    "FashionNormalise": "scale and shift of normalisations, forward",
-    "FashionNormaliseGradient": "and backward",
-    "FashionAdam": "Adam",
-}
-REST = "all else: TensorFlow's own operations, and what lies between operations"
 
 
 def main() -> int:
@@ -70,7 +59,7 @@ def main() -> int:
             for (layer, kind), value in operations.items()
         ],
     }
-    print(table(record))
+    print(profile(record))
     if args.json:
         args.json.write_text(json.dumps(record, indent=1) + "\n")
     return 0
@@ -109,20 +98,6 @@ def flop(layer: str, kind: str) -> float:
         channels = filters
     multiplications = side * side * before * (9 if "dw" in layer else channels)
     return 2.0 * BATCH * multiplications * (2 if kind.endswith("Gradient") else 1)
-
-
-def table(record: dict[str, Any]) -> str:
-    """Milliseconds, share of the step and rate against the large product's, by kind of operation."""
-    lines = ["| operation | ms | of the step | of the matrix-product rate |", "| --- | --- | --- | --- |"]
-    whole, large, rest = record["step_ms"], record["matmul_gflop_per_second"], record["step_ms"]
-    for kind, name in OPERATIONS.items():
-        mine = [operation for operation in record["operations"] if operation["operation"] == kind]
-        took, mflop = (sum(operation[key] for operation in mine) for key in ("ms", "mflop"))
-        rest -= took
-        rate = f"{100 * mflop / took / large:.0f} %" if mflop else "–"
-        lines.append(f"| {name} | {took:.1f} | {100 * took / whole:.0f} % | {rate} |")
-    lines.append(f"| {REST} | {rest:.1f} | {100 * rest / whole:.0f} % | – |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ablation, accuracy, cost_model, search_record, step_profile
+from benchmarks import ablation, accuracy, cost_model, search_record
 from job.errors import RunError, run_main
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +25,19 @@ NAMES = {  # {} is PyTorch's version
     "pytorch channels-last bfloat16 compiled": "PyTorch {}, channels-last, compiled, autocast to bfloat16",
     "ours bfloat16": "ours, products in bfloat16 (`--precision bfloat16`)",
 }
+
+OPERATIONS = {
+    "FashionPointwise": "products of the 1×1 convolutions, forward",
+    "FashionPointwiseGradient": "and backward",
+    "FashionDepthwise": "depthwise, forward",
+    "FashionDepthwiseGradient": "and backward",
+    "FashionGrey": "first convolution, forward",
+    "FashionGreyGradient": "and backward",
+    "FashionNormalise": "scale and shift of normalisations, forward",
+    "FashionNormaliseGradient": "and backward",
+    "FashionAdam": "Adam",
+}
+"""What the profile of a step tells apart."""
 
 
 def main() -> int:
@@ -141,12 +154,22 @@ def step(record: dict[str, Any]) -> str:
 
 
 def profile(record: dict[str, Any]) -> str:
-    """Where a step's time goes, and on what."""
-    whole, rate = record["step_ms"], record["matmul_gflop_per_second"]
-    return (
-        f"{step_profile.table(record)}\n\n{record['processor']}, one thread, {record['date']}, commit "
-        f"{record['commit'][:12]}: a step takes {whole:.0f} ms, the large product reaches {rate:.0f} GFLOP/s."
-    )
+    """Where a step's time goes: milliseconds, share and rate against the large product's, by kind of operation."""
+    lines = ["| operation | ms | of the step | of the matrix-product rate |", "| --- | --- | --- | --- |"]
+    whole, large, rest = record["step_ms"], record["matmul_gflop_per_second"], record["step_ms"]
+    for kind, name in OPERATIONS.items():
+        mine = [operation for operation in record["operations"] if operation["operation"] == kind]
+        took, mflop = (sum(operation[key] for operation in mine) for key in ("ms", "mflop"))
+        rest -= took
+        rate = f"{100 * mflop / took / large:.0f} %" if mflop else "–"
+        lines.append(f"| {name} | {took:.1f} | {100 * took / whole:.0f} % | {rate} |")
+    lines += [
+        f"| TensorFlow's own operations, and what lies between | {rest:.1f} | {100 * rest / whole:.0f} % | – |",
+        "",
+        f"{record['processor']}, one thread, {record['date']}, commit {record['commit'][:12]}: a step takes "
+        f"{whole:.0f} ms, the large product reaches {large:.0f} GFLOP/s.",
+    ]
+    return "\n".join(lines)
 
 
 def work(rows: Sequence[dict[str, Any]]) -> str:

@@ -86,6 +86,7 @@ class Recipe:
 
 FAST = Recipe(
     resolution=48,
+    stages=((0.2, 32),),
     epochs=5,
     global_batch=128,
     optimizer="adamw",

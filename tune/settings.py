@@ -80,7 +80,7 @@ _NOT_FOR_TRIALS = {"run", "protocol", "threads"} | ASKED_ONCE
 # What trials are compared by.
 _NOT_SEARCHED = {"dataset", "data_dir", "limit_train", "limit_eval"}
 # Of a recipe, what is measured in shares of all epochs.
-_SHARES = ("schedule", "warmup", "stages")
+_SHARES = ("schedule", "warmup", "stages", "clean")
 # Epochs of a trial that ends by the clock: more than it gets to.
 _NO_LIMIT = 10_000
 CHANGEABLE = {"address", "measure", "max_failures"}
@@ -194,7 +194,7 @@ def _refuse_shares(space: Space) -> None:
             if config[name] not in ("constant", 0, []):
                 raise InputError(
                     f"--budget seconds has no known last epoch, of which {name} is a share: received {name} "
-                    f"{config[name]}. Use --schedule constant --warmup 0 --stages=[], or --budget epochs."
+                    f"{config[name]}. Use --schedule constant --warmup 0 --stages=[] --clean 0, or --budget epochs."
                 )
 
 

@@ -7,6 +7,7 @@ from job.recipes import RECIPES, Recipe
 
 
 def test_stages_are_shares_of_the_epochs_and_the_last_are_at_the_resolution_of_the_model() -> None:
+    assert RECIPES["fast"].resolutions() == [32] + [48] * 4
     assert RECIPES["best"].resolutions() == [32] * 8 + [48] * 10 + [56] * 22
     assert Recipe(epochs=3, stages=((0.5, 32), (0.2, 48))).resolutions() == [32, 32, 56]
     assert set(RECIPES["original"].resolutions()) == {56}

@@ -61,6 +61,7 @@ def test_a_population_takes_the_last_weights() -> None:
         (["--budget", "seconds", "--vary", "recipe=original,fast"], "received schedule linear"),
         (["--budget", "seconds", "--vary", "warmup=0..0.2"], "received warmup 0.2"),
         (["--budget", "seconds", "--vary", "stages=[],[[0.4,32]]"], "of which stages is a share"),
+        (["--budget", "seconds", "--vary", "clean=0..0.2"], "of which clean is a share"),
         (["--scheduler", "pbt", "--select", "best"], "judged by its last weights"),
         (["--scheduler", "pbt", "--search", "tpe"], "changes settings itself"),
         (["--budget", "seconds", "--seconds", "inf"], "option seconds"),
