@@ -10,6 +10,9 @@ operations alone, and runs without Horovod as a single process:
     model.fit(..., callbacks=[BroadcastInitialState(ranks), BatchNormStatistics(ranks), MetricAverage(ranks), ...])
 
 Start it with ``horovodrun -np 4 python script.py``, or with ``python -m horovod_keras.launch`` where there is no ssh.
+
+A rank for which others have waited for 40 s ends them all (``HOROVOD_STALL_SHUTDOWN_TIME_SECONDS``; 0: never): let none
+work longer than that alone, as in a ``ModelCheckpoint`` or an evaluation on rank 0.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -43,6 +43,9 @@ def set_defaults(environment: MutableMapping[str, str] = os.environ) -> None:
     """Fill in what the user has not set; must happen before Horovod starts."""
     tuned = environment.get("HOROVOD_AUTOTUNE", "0") not in ("", "0")
     meets_again = is_elastic() or environment.get(MANY_WORLDS) == "1"
+    check = environment.get("HOROVOD_STALL_CHECK_TIME_SECONDS", "")
+    if check.isdigit() and int(check) > int(DEFAULTS["HOROVOD_STALL_SHUTDOWN_TIME_SECONDS"]):
+        environment.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", check)  # Horovod takes a shorter one for none
     for variable, value in (DEFAULTS if tuned or meets_again else DEFAULTS | TUNABLE_DEFAULTS).items():
         environment.setdefault(variable, value)
     if meets_again:

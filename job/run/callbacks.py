@@ -27,12 +27,11 @@ from job.run import state
 from job.run.checkpoints import Position, Tensors
 from job.run.folder import RunFolder
 from job.run.timings import Timings
+from job.run.touch import IN_TOUCH, in_touch
 
 PROGRESS_SECONDS = 15.0
 """Between lines of progress where there is no terminal."""
 MOST_HALVINGS = 5
-IN_TOUCH = 1.0
-"""Seconds between two meetings of ranks that wait for something long."""
 WRITING_TIMEOUT = 900.0  # seconds, for a checkpoint to be on the disk
 FIRST_STEP_TIMEOUT = 900.0  # seconds, for the first batch of an epoch: TensorFlow may have to trace and compile
 
@@ -186,12 +185,16 @@ class Keeper(keras.callbacks.Callback):
             stopped |= any(self.ranks.gather(self.stop.is_set(), "stop"))
         if self.on_epoch:
             self._written()
-            if self.journal is not None:
-                self.on_epoch(self.journal.record)
+            # Whoever is told may take long to listen.
+            in_touch(self.ranks, self._tell)
         if stopped:
             self._preempt(f"stopped after epoch {epoch + 1}")
         if float(self.model.optimizer.exchange.agreed[Exchange.MEET]) > 0:
             self._meet_others()
+
+    def _tell(self) -> None:
+        if self.on_epoch and self.journal is not None:
+            self.on_epoch(self.journal.record)
 
     def _meet_others(self) -> NoReturn:
         self._written()  # in the next world another process may be rank 0, and read what is there

@@ -21,6 +21,7 @@ from job.run.epochs import EVALUATION_BATCH, Data, share
 from job.run.folder import RunFolder
 from job.run.scores import score
 from job.run.timings import Timings
+from job.run.touch import in_touch
 
 Probabilities = npt.NDArray[np.floating]
 
@@ -116,12 +117,16 @@ def finish(
 
 def choose_weights(config: Config, ranks: Collectives, model: TrainingModel, folder: RunFolder | None) -> None:
     """Give all ranks the weights that the recipe selects: those of the best epoch, or those that they have."""
-    if config.select == "best" and folder:
-        folder.checkpoints.wait()
-        if best := folder.checkpoints.best():
-            state.restore(model, best[0])
-        else:
-            world.say(ranks, "the weights of the best epoch are lost or damaged: the last ones become the model")
+
+    def from_disk() -> None:
+        if config.select == "best" and folder:
+            folder.checkpoints.wait()
+            if best := folder.checkpoints.best():
+                state.restore(model, best[0])
+            else:
+                world.say(ranks, "the weights of the best epoch are lost or damaged: the last ones become the model")
+
+    in_touch(ranks, from_disk)
     # Also the last ones: of a run that is resumed after its last epoch they are on rank 0 alone.
     for index, variable in enumerate(model.variables):
         variable.assign(ranks.broadcast(variable.value, f"chosen/{index}"))

@@ -6,7 +6,6 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +22,8 @@ from job.config import Config
 from job.errors import InputError, LostRankError
 from job.machine import usable_cores
 from job.model import kernels
-from job.run.callbacks import IN_TOUCH, HalvedError, PreemptedError
+from job.run.callbacks import HalvedError, PreemptedError
+from job.run.touch import in_touch
 
 T = TypeVar("T")
 
@@ -95,29 +95,10 @@ def agreed(ranks: Collectives) -> Iterator[None]:
 def prepared(ranks: Collectives, stop: threading.Event, work: Callable[[], T]) -> T:
     """What a function gives that may take long, such as a download; the ranks keep in touch meanwhile.
 
-    So a rank that is lost, stands still or is told to stop ends the others soon, and Horovod sees no stall where one
-    host has to download what another one has.
-
     Raises InputError or OSError, on all ranks, if any meets one; PreemptedError, on all, if `stop` is set on any.
     """
-    outcome: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            outcome.set_result(work())
-        except BaseException as error:  # raised below, by the thread that waits
-            outcome.set_exception(error)
-
-    threading.Thread(target=run, name="preparation", daemon=True).start()
-    while True:
-        wait([outcome], timeout=IN_TOUCH)
-        told = ranks.gather({"busy": not outcome.done(), "stop": stop.is_set()}, "preparation")
-        if any(rank["stop"] for rank in told):
-            raise PreemptedError("stopped before the first step")
-        if not any(rank["busy"] for rank in told):
-            break
     with agreed(ranks):
-        return outcome.result()
+        return in_touch(ranks, work, lambda: stop_if_told(ranks, stop, "before the first step"))
 
 
 def stop_if_told(ranks: Collectives, stop: threading.Event, when: str) -> None:
@@ -145,7 +126,8 @@ def others_may_go(ranks: Collectives, watchdog: Watchdog) -> Iterator[None]:
         if ranks.size == 1 or not elastic.is_lost_rank(error):
             raise
         raise LostRankError(
-            f"rank {ranks.rank} on {socket.gethostname()} lost another rank while it waited for {watchdog.what}. "
+            f"rank {ranks.rank} on {socket.gethostname()} lost another rank while it waited for {watchdog.what}, "
+            "or waited too long for one (Horovod's lines then name it). "
             "The same command goes on from the last checkpoint."
         ) from error
 

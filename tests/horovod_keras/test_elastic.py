@@ -78,3 +78,13 @@ def test_elastic_ranks_are_not_given_what_their_second_meeting_would_crash_on(mo
     set_defaults(environment)
     assert "HOROVOD_GLOO_TIMEOUT_SECONDS" in environment
     assert not environment.keys() & set(TUNABLE_DEFAULTS)
+
+
+@pytest.mark.parametrize(("check", "shutdown"), [(None, "40"), ("7", "40"), ("60", "60")])
+def test_a_stall_ends_the_ranks_no_sooner_than_the_user_wants_to_be_warned(check: str | None, shutdown: str) -> None:
+    environment = {"HOROVOD_STALL_CHECK_TIME_SECONDS": check} if check else {}
+    set_defaults(environment)
+    assert environment["HOROVOD_STALL_SHUTDOWN_TIME_SECONDS"] == shutdown
+    own = {"HOROVOD_STALL_CHECK_TIME_SECONDS": "60", "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "0"}
+    set_defaults(own)
+    assert own["HOROVOD_STALL_SHUTDOWN_TIME_SECONDS"] == "0"

@@ -1,0 +1,39 @@
+"""Ranks that keep in touch, under real `horovodrun`, while one of them works longer than a stall may last."""
+
+from pathlib import Path
+
+SCRIPT = """
+import os
+import time
+
+os.environ["HOROVOD_STALL_CHECK_TIME_SECONDS"] = "1"
+os.environ["HOROVOD_STALL_SHUTDOWN_TIME_SECONDS"] = "3"
+import horovod_keras
+from job.run.touch import in_touch
+
+ranks = horovod_keras.join()
+start = time.monotonic()
+found = in_touch(ranks, lambda: time.sleep(9 * (ranks.rank == 0)) or ranks.rank)
+assert time.monotonic() - start > 8, "the ranks did not wait for each other"
+print(f"rank {found} goes on", flush=True)
+
+def fail():
+    if ranks.rank == 0:
+        raise ValueError("what was read is damaged")
+
+try:
+    in_touch(ranks, fail)
+except ValueError as error:
+    print(f"rank {ranks.rank}: {error}", flush=True)
+print(sum(ranks.gather(1, "the end")), "at the end", flush=True)
+"""
+
+
+def test_ranks_wait_for_one_that_works_longer_than_a_stall_may_last(launch, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    done = launch(2, script)
+    assert done.returncode == 0, done.stderr
+    assert all(f"rank {rank} goes on" in done.stdout for rank in range(2))
+    assert done.stdout.count("what was read is damaged") == 1
+    assert done.stdout.count("2 at the end") == 2
