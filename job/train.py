@@ -109,7 +109,7 @@ def run(
     """The story of a run, under the watchdog's eye; see `train`. Raises PreemptedError, on all ranks, when stopped."""
     from horovod_keras.callbacks import BroadcastInitialState, MetricAverage
     from job.model import training
-    from job.run import epochs, finish, start, touch, world
+    from job.run import epochs, finish, start, world
     from job.run.callbacks import Journal, Keeper
     from job.run.profile import Profile
 
@@ -127,7 +127,8 @@ def run(
     with timings.of("model"):
         with world.agreed(ranks):
             model = kept.model = kept.model or training.build(config, ranks, steps * config.epochs)
-            place = touch.in_touch(ranks, lambda: start.restore(model, folder, kept))
+        with world.agreed(ranks):
+            place = start.restore(model, folder, kept)
         position, metrics = start.at_one_place(model, place, ranks)
     world.stop_if_told(ranks, stop, "before the first step")
 

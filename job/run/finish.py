@@ -117,16 +117,12 @@ def finish(
 
 def choose_weights(config: Config, ranks: Collectives, model: TrainingModel, folder: RunFolder | None) -> None:
     """Give all ranks the weights that the recipe selects: those of the best epoch, or those that they have."""
-
-    def from_disk() -> None:
-        if config.select == "best" and folder:
-            folder.checkpoints.wait()
-            if best := folder.checkpoints.best():
-                state.restore(model, best[0])
-            else:
-                world.say(ranks, "the weights of the best epoch are lost or damaged: the last ones become the model")
-
-    in_touch(ranks, from_disk)
+    if config.select == "best":
+        best = in_touch(ranks, lambda: folder and folder.checkpoints.wait() and folder.checkpoints.best())
+        if best:
+            state.restore(model, best[0])
+        elif folder:
+            world.say(ranks, "the weights of the best epoch are lost or damaged: the last ones become the model")
     # Also the last ones: of a run that is resumed after its last epoch they are on rank 0 alone.
     for index, variable in enumerate(model.variables):
         variable.assign(ranks.broadcast(variable.value, f"chosen/{index}"))

@@ -19,6 +19,7 @@ from job.run import state
 from job.run.checkpoints import Position, Tensors
 from job.run.epochs import Data
 from job.run.folder import PATIENCE, BusyError, RunFolder, environment
+from job.run.touch import in_touch
 from job.run.world import agreed, broadcast, prepared, say, stop_if_told
 
 FOLDER_TRIES = 5
@@ -104,6 +105,10 @@ def open_folder(config: Config, source: str, ranks: Collectives, stop: Event) ->
         stop_if_told(ranks, stop, "before the first step")
 
 
+Saved = tuple[Tensors, Position] | None
+"""A checkpoint, if there is one."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a run goes on, as rank 0 finds it in the run folder; on the others the beginning."""
@@ -117,7 +122,7 @@ class Place:
 def restore(model: TrainingModel, folder: RunFolder | None, kept: KerasState) -> Place:
     """Set rank 0's model to the last checkpoint; the others get it with the broadcast of the initial state.
 
-    No exchange with other ranks: whatever is wrong in the folder is raised on rank 0 alone.
+    All ranks call this, and keep in touch while rank 0 reads; whatever is wrong in the folder is raised on it alone.
 
     Args:
         kept: what this process has in memory from a world before this one; it may be newer than the checkpoint.
@@ -125,32 +130,40 @@ def restore(model: TrainingModel, folder: RunFolder | None, kept: KerasState) ->
     Raises:
         InputError or OSError: something in the folder is damaged or can't be read.
     """
+    last, best = in_touch(kept.ranks, lambda: _on_disk(folder, kept))
     if not folder:
         return Place()
-    position = Position(epoch=0)
-    metrics: Tensors = {}
-    try:
-        found = folder.checkpoints.last()
-    except InputError:
-        if not kept.saved:
-            raise
-        found = None
-    if found:
-        metrics, position = found
+    metrics, position = last or ({}, Position(epoch=0))
+    if last:
         state.restore(model, metrics)
     # The best weights may be of an epoch that is trained again, or damaged: what is there counts.
-    best = folder.checkpoints.best()
     accuracy, epoch = (best[1].best_accuracy, best[1].best_epoch) if best else (-1.0, 0)
     if kept.saved:
         held: Position = kept.values["position"]
         # A lost rank 0 may have taken its best weights along: their epoch is then trained again, from the disk. Where
         # there is nothing on it, what this process has is all that there is, if only the beginning.
-        if not found or (position.place < held.place and held.best_epoch == epoch):
+        if not last or (position.place < held.place and held.best_epoch == epoch):
             kept.restore()
             metrics, position = kept.values["metrics"], held
     position = replace(position, best_accuracy=accuracy, best_epoch=epoch)
     folder.keep_metrics_before(position.epoch + 1)
     return Place(position, metrics, len(folder.halvings()))
+
+
+def _on_disk(folder: RunFolder | None, kept: KerasState) -> tuple[Saved, Saved]:
+    """The last checkpoint and the best weights; none of the last where all are damaged but this process has kept one.
+
+    Raises InputError where it hasn't.
+    """
+    if not folder:
+        return None, None
+    try:
+        last = folder.checkpoints.last()
+    except InputError:
+        if not kept.saved:
+            raise
+        last = None
+    return last, folder.checkpoints.best()
 
 
 def at_one_place(model: TrainingModel, place: Place, ranks: Collectives) -> tuple[Position, Tensors]:
