@@ -1,9 +1,10 @@
 """What each part of a recipe is worth: one change at a time, judged on the validation split; the test set stays unseen.
 
-    python -m benchmarks.ablation --recipe fast --weights FILE --json benchmarks/records/ablation_fast.json
+    python -m benchmarks.ablation --recipe best --epochs 10 --weights FILE --json benchmarks/records/ablation_best.json
 
 Each variant is a run of `job.train.train` in a process of its own and a folder of its own: stop this command and repeat
-it, and it goes on. What a record holds of other variants and seeds stays in it.
+it, and it goes on. What a record holds of other variants and seeds stays in it; one of another recipe, or of the same
+with other values, is refused.
 """
 
 import itertools
@@ -11,19 +12,22 @@ import json
 import multiprocessing
 import shlex
 import sys
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-from benchmarks.accuracy import ended, history, spread
+from benchmarks.accuracy import count, ended, history, known, spread
 from job.command_line import Parser
-from job.config import Config, resolve
+from job.config import Config, plain, resolve
 from job.errors import InputError, run_main, stop_when_told
-from job.recipes import RECIPES
+from job.recipes import Recipe
+from job.run.checkpoints import write_atomically
 from job.run.folder import processor
 
 AS_IT_IS = "as it is"
+VALUES = {field.name for field in fields(Recipe)} - {"weights"}
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "fast": {
         AS_IT_IS: {},
@@ -45,7 +49,10 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "cosine": {"schedule": "cosine"},
         "all epochs at 56 px": {"stages": []},
         "no clean epochs": {"clean": 0.0},
-        "25 epochs": {"epochs": 25},
+        "shifts of ±4 px": {"shift": 4},
+        "half the erasing": {"erase": 0.25},
+        "no dropout": {"dropout": 0.0},
+        "no label smoothing": {"label_smoothing": 0.0},
     },
 }
 """Changes of a recipe by name; each is compared with the recipe as it is."""
@@ -55,8 +62,8 @@ def main() -> int:
     parser = Parser("python -m benchmarks.ablation", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--recipe", choices=VARIANTS, required=True)
     parser.add_argument("--variant", action="append", help="only these, by name")
-    parser.add_argument("--seeds", type=int, default=1, help="how many, from 1 on (1)")
-    parser.add_argument("--epochs", type=int, help="fewer or more than the recipe's")
+    parser.add_argument("--seeds", type=count, default=1, help="how many, from 1 on (1)")
+    parser.add_argument("--epochs", type=count, help="of every variant; default the recipe's")
     parser.add_argument("--weights", default="imagenet", help="as for job.train")
     parser.add_argument("--precision", default="float32", help="as for job.train")
     parser.add_argument("--folder", type=Path, default=Path("runs/ablation"), help="where the runs are kept")
@@ -66,6 +73,18 @@ def main() -> int:
     common |= {"epochs": args.epochs} if args.epochs else {}
     if unknown := {*(args.variant or [])} - VARIANTS[args.recipe].keys():
         raise InputError(f"no such --variant: received {min(unknown)}. Use of {', '.join(VARIANTS[args.recipe])}.")
+    weights = Path(args.weights).resolve().name  # where the file lay is nobody's business
+    settings = {
+        "processor": processor(),
+        "recipe": args.recipe,
+        "values": {name: value for name, value in plain(resolve([common])).items() if name in VALUES},
+        "weights": weights,
+        "precision": args.precision,
+    }
+    earlier = known(args.json, "rows") if args.json else {"rows": []}
+    for name in settings if earlier["rows"] else ():
+        if earlier.get(name) != settings[name]:
+            raise InputError(f"{args.json} is of another {name}. Name another file with --json.")
     stop, rows = stop_when_told(), []
     for name, seed in itertools.product(args.variant or VARIANTS[args.recipe], range(1, args.seeds + 1)):
         config = resolve([common, VARIANTS[args.recipe][name], {"seed": seed}])
@@ -74,29 +93,23 @@ def main() -> int:
             return code
         rows.append({"variant": name, "seed": seed, **summary(config)})
         print(f"{name}, seed {seed}: validation {100 * rows[-1]['val_accuracy']:.2f}", flush=True)
-    weights = Path(args.weights).resolve().name  # where the file lay is nobody's business
-    settings = {
-        "processor": processor(),
-        "recipe": args.recipe,
-        "values": json.loads(json.dumps(asdict(RECIPES[args.recipe]))),
-        "weights": weights,
-        "precision": args.precision,
-    }
-    if args.json:
-        rows = together(json.loads(args.json.read_text()) if args.json.exists() else {}, settings, rows)
-        command = shlex.join(sys.orig_argv[1:]).replace(args.weights, weights)
-        args.json.write_text(json.dumps({"command": command, **settings, "rows": rows}, indent=1) + "\n")
+        if args.json:
+            command = shlex.join(sys.orig_argv[1:]).replace(args.weights, weights)
+            every = together(earlier["rows"], rows, [*VARIANTS[args.recipe]])
+            record = {"command": command, **settings, "rows": every}
+            write_atomically(args.json, (json.dumps(record, indent=1) + "\n").encode())
     print(table(rows))
     return 0
 
 
-def together(known: dict[str, Any], settings: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """These rows, and those that a record made with the same settings has of other variants and seeds, in our order."""
+def together(
+    earlier: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]], order: Sequence[str]
+) -> list[dict[str, Any]]:
+    """These rows, and the earlier ones of other variants and seeds, by the variants' order."""
     mine = {(row["variant"], row["seed"]) for row in rows}
-    same = all(known.get(name) == value for name, value in settings.items())
-    others = [row for row in known["rows"] if (row["variant"], row["seed"]) not in mine] if same else []
-    order = [*VARIANTS[settings["recipe"]]]
-    return sorted(others + rows, key=lambda row: (order.index(row["variant"]), row["seed"]))
+    every = [row for row in earlier if (row["variant"], row["seed"]) not in mine] + [*rows]
+    place = {name: number for number, name in enumerate(order)}
+    return sorted(every, key=lambda row: (place.get(row["variant"], len(order)), row["seed"]))
 
 
 def trained(config: Config, stop: Event) -> int:
@@ -146,14 +159,15 @@ def summary(config: Config) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     """A Markdown line a variant: means over seeds, and the difference from the recipe as it is, seed by seed."""
     validation = {(row["variant"], row["seed"]): 100 * row["val_accuracy"] for row in rows}
-    lines = ["| change | seeds | validation | against the recipe | training | minutes |", "| --- " * 6 + "|"]
+    heads = "change | seeds | validation | against the recipe (seeds in common) | training | minutes"
+    lines = [f"| {heads} |", "| --- " * 6 + "|"]
     for name in dict.fromkeys(row["variant"] for row in rows):
         mine = [row for row in rows if row["variant"] == name]
         seeds = [row["seed"] for row in mine if (AS_IT_IS, row["seed"]) in validation]
         changes = [validation[name, seed] - validation[AS_IT_IS, seed] for seed in seeds]
         cells = [
             spread([validation[name, row["seed"]] for row in mine]),
-            spread(changes, sign="+") if changes and name != AS_IT_IS else "–",
+            f"{spread(changes, sign='+')} ({len(changes)})" if changes and name != AS_IT_IS else "–",
             spread([100 * row["train_accuracy"] for row in mine]),
             spread([row["seconds"] / 60 for row in mine]),
         ]

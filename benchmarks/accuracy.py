@@ -1,7 +1,8 @@
 """How accurate a recipe is, over several seeds: `python -m benchmarks.accuracy --recipe fast --seeds 3`.
 
 Each seed is a run of `job.train` of its own, in a folder of its own: stop this command and repeat it, and it goes on.
-Options behind `--` are handed to `job.train`. What a record holds of other runs stays in it.
+Options behind `--` are handed to `job.train`. A finished run is in the record at once, and what the record holds of
+other runs stays in it.
 
     python -m benchmarks.accuracy --recipe fast --seeds 3 --json FILE --picture FILE [-- --weights FILE --precision …]
 """
@@ -20,10 +21,14 @@ from typing import Any
 from job.command_line import Parser
 from job.config import CIRCUMSTANCES, Config, parse, parse_flags, plain, resolve
 from job.errors import InputError, RunError, run_main, stop_when_told
+from job.reading import shortened
 from job.recipes import RECIPES
+from job.run.checkpoints import write_atomically
 
 GOAL = 0.945
 FIRST_SEED = 2017
+OURS = {"recipe", "seed", "run", "config", "threads", "print_config"}
+"""Options that this command chooses for each run, or that make no comparable run of it."""
 TOLD_APART = {"recipe", "seed", "weights", "precision", "protocol"}
 """Options that have a place of their own in a record; `changed` has the others."""
 
@@ -33,33 +38,61 @@ def main() -> int:
     end = argv.index("--") if "--" in argv else len(argv)
     parser = Parser("python -m benchmarks.accuracy", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--recipe", choices=RECIPES, action="append", required=True, help="may be given several times")
-    parser.add_argument("--seeds", type=int, default=3, help=f"how many, from {FIRST_SEED} on")
-    parser.add_argument("--ranks", type=int, default=1, help="ranks of each run on this machine")
+    parser.add_argument("--seeds", type=count, default=3, help=f"how many, from {FIRST_SEED} on")
+    parser.add_argument("--ranks", type=count, default=1, help="ranks of each run on this machine")
     parser.add_argument("--folder", type=Path, default=Path("runs/accuracy"), help="where the runs are kept")
     parser.add_argument("--json", type=Path, help="write the record here")
     parser.add_argument("--picture", type=Path, help="write validation accuracy against minutes here")
     args = parser.parse_args(argv[:end])
     options = argv[end + 1 :]
-    if ours := parse_flags(options, "python -m job.train").keys() & {"recipe", "seed", "run", "config"}:
+    if ours := parse_flags(options, "python -m job.train").keys() & OURS:
         raise InputError(f"option {min(ours)} can't stand behind --: this command chooses it for each run.")
+    record = known(args.json, "runs") if args.json else {"runs": []}
     stop, runs = stop_when_told(), []
     for recipe, number in itertools.product(args.recipe, range(args.seeds)):
         job = ["--recipe", recipe, "--seed", str(FIRST_SEED + number), *options]
         config = parse(job)
-        folder = args.folder / config.folder().name
+        ranks = f"-{args.ranks}-ranks" if args.ranks > 1 else ""
+        folder = args.folder / f"{config.folder().name}{ranks}"
         if code := train([*job, "--run", str(folder)], args.ranks, stop):
             return code
         runs.append(summary(config, folder))
+        record["runs"] = together(record["runs"], runs)
+        if args.json:
+            write_atomically(args.json, (json.dumps(record, indent=1) + "\n").encode())
     print("\n\n".join(part for part in (table(runs), paired(runs)) if part))
-    if args.json:
-        known = json.loads(args.json.read_text())["runs"] if args.json.exists() else []
-        mine = {(*kind(run), run["seed"]) for run in runs}
-        runs = [run for run in known if (*kind(run), run["seed"]) not in mine] + runs
-        runs.sort(key=lambda run: (list(RECIPES).index(run["recipe"]), *kind(run), run["seed"]))
-        args.json.write_text(json.dumps({"runs": runs}, indent=1) + "\n")
     if args.picture:
-        draw(runs, args.picture)
+        draw(record["runs"], args.picture)
     return 0
+
+
+def count(text: str) -> int:
+    """A whole number from 1 on, for the command line."""
+    if (number := int(text)) < 1:
+        raise ValueError(text)
+    return number
+
+
+def known(path: Path, rows: str) -> dict[str, Any]:
+    """A record as earlier calls left it, with no `rows` if there is none. Raises InputError if it is something else."""
+    if not path.parent.is_dir():
+        raise InputError(f"the folder of {path} is not there. Make it, or name another with --json.")
+    if not path.exists():
+        return {rows: []}
+    try:
+        record = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is no record: {error}. Name another file with --json.") from None
+    if not isinstance(record, dict) or not isinstance(record.get(rows), list):
+        raise InputError(f"{path} is no record with {rows}: received {shortened(record)}. Name another with --json.")
+    return record
+
+
+def together(earlier: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """These runs and the earlier ones, but for those that they repeat, in the recipes' order."""
+    mine = {(*kind(run), run["seed"]) for run in runs}
+    every = [run for run in earlier if (*kind(run), run["seed"]) not in mine] + [*runs]
+    return sorted(every, key=lambda run: (list(RECIPES).index(run["recipe"]), *kind(run), run["seed"]))
 
 
 def train(options: Sequence[str], ranks: int, stop: Event) -> int:
@@ -88,7 +121,9 @@ def ended(code: int) -> int:
 def history(folder: Path) -> list[dict[str, Any]]:
     """The epochs' records of a run, none if it hasn't begun."""
     path = folder / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    # A line without its end was cut short: the run makes that epoch's again when it goes on.
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def summary(config: Config, folder: Path) -> dict[str, Any]:
@@ -149,7 +184,7 @@ def by_kind(runs: Sequence[dict[str, Any]]) -> dict[Kind, list[dict[str, Any]]]:
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
     """Mean ± standard deviation over seeds, a Markdown line a recipe."""
-    heads = ["recipe", "processor", "seeds", "validation", "test", "test with flips", "minutes"]
+    heads = ["recipe", "processor", "seeds", "validation", "test", "test, flip TTA", "minutes"]
     lines = [f"| {' | '.join(heads)} | minutes to 94.5 % validation | weights |", "| --- " * 9 + "|"]
     for (name, processor, weights), mine in by_kind(runs).items():
         accuracies = [spread([100 * run[key] for run in mine]) for key in
@@ -157,7 +192,7 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
         reached = [run["seconds_to_94_5"] / 60 for run in mine if run["seconds_to_94_5"] is not None]
         goal = f"{spread(reached)} ({len(reached)} of {len(mine)})" if reached else f"not reached (0 of {len(mine)})"
         if mine[0]["protocol"] == "original":
-            accuracies[0], goal = f"{accuracies[0]}, best epoch on mirrored test images", "–"
+            accuracies[0], goal = f"none: best epoch on flipped test images {accuracies[0]}", "–"
         minutes = spread([run["seconds"] / 60 for run in mine])
         lines.append(
             f"| {name} | {processor} | {len(mine)} | {' | '.join(accuracies)} | {minutes} | {goal} | {weights} |"
@@ -170,7 +205,8 @@ def paired(runs: Sequence[dict[str, Any]]) -> str:
 
     All runs share the test images, so that a difference has less of their standard error than each accuracy has.
     """
-    found = {same: {run["seed"]: run["test_accuracy"] for run in mine} for same, mine in by_kind(runs).items()}
+    honest = [run for run in runs if run["protocol"] == "honest"]  # the other one's test figure was chosen by
+    found = {same: {run["seed"]: run["test_accuracy"] for run in mine} for same, mine in by_kind(honest).items()}
     lines = []
     for ((first, *place), ones), ((second, *another), others) in itertools.combinations(found.items(), 2):
         seeds = sorted(ones.keys() & others.keys())
@@ -187,18 +223,28 @@ def spread(values: Sequence[float], sign: str = "") -> str:
     return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
+def short(commit: str) -> str:
+    """A commit's first twelve digits, and the mark of a tree that was not quite it."""
+    digits, _, mark = commit.partition("-")
+    return f"{digits[:12]}-{mark}" if mark else digits[:12]
+
+
 def draw(runs: Sequence[dict[str, Any]], picture: Path) -> None:
-    """Validation accuracy against minutes, a line a run: a colour a recipe, a mark a processor, broken in bfloat16."""
+    """Validation accuracy against minutes, a line a run, of recipes as they are.
+
+    A colour a recipe, a mark a processor, broken in bfloat16.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
 
     figure = Figure(figsize=(7, 4.8), layout="constrained")
     axes = figure.add_subplot()
+    shown = [run for run in runs if run["protocol"] == "honest" and not run["changed"]]
     colours = dict(zip(RECIPES, ("#767676", "#0b7285", "#c2410c"), strict=True))
     marks = dict(
-        zip(dict.fromkeys(run["environment"]["processor"] for run in runs), itertools.cycle("os^Dv"), strict=False)
+        zip(dict.fromkeys(run["environment"]["processor"] for run in shown), itertools.cycle("os^Dv"), strict=False)
     )
-    for same, mine in by_kind([run for run in runs if run["protocol"] == "honest"]).items():
+    for same, mine in by_kind(shown).items():
         for label, run in zip([", ".join(same[:2]), *[None] * (len(mine) - 1)], mine, strict=True):
             minutes = [epoch["elapsed"] / 60 for epoch in run["history"]]
             accuracies = [100 * epoch["val_accuracy"] for epoch in run["history"]]

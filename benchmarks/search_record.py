@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.accuracy import short
 from tune import charts, records
 from tune.records import Summary
 
@@ -43,7 +44,7 @@ def search(folder: Path) -> str:
     stopped = sum(trial.status == "stopped" for trial in trials)
     names = list(trials[0].settings)
     seconds = sum(part["seconds"] for part in parts)
-    where = f"{parts[0]['processor']}, {parts[0]['cores']} cores, commit {parts[0]['commit'][:12]}"
+    where = f"{parts[0]['processor']}, {parts[0]['cores']} cores, commit {short(parts[0]['commit'])}"
     lines = [
         f"```sh\n{parts[0]['command']}\n```",
         "",
@@ -61,7 +62,7 @@ def search(folder: Path) -> str:
             "| --- " * (len(names) + 2) + "|",
         ]
         for group in groups:
-            shown = " | ".join(_short(group[0].settings[name]) for name in names)
+            shown = " | ".join(_value(group[0].settings[name]) for name in names)
             lines.append(f"| {len(group)} seeds | {shown} | {_percent(group)} |")
     lines += [
         "",
@@ -77,7 +78,7 @@ def brief(folder: Path) -> str:
     trials = records.summaries(rows, "search")
     result = json.loads((folder / "result.json").read_text())
     group = records.groups_of_seeds(records.summaries(rows, "confirm"))[0]
-    settings = ", ".join(f"{name} {_short(value)}" for name, value in group[0].settings.items() if name != "seed")
+    settings = ", ".join(f"{name} {_value(value)}" for name, value in group[0].settings.items() if name != "seed")
     minutes = sum(part["seconds"] for part in parts) / 60
     return (
         f"{len(trials)} trials and {len(group)} seeds of each of the best, {minutes:.0f} minutes: {settings}.\n"
@@ -95,7 +96,7 @@ def asha(record: dict[str, Any]) -> str:
         )
         lines.append(f"| {run['seed']} | {run['budget']:.0f} | {scores} |")
     gain, spread = 100 * record["mean_gain"], 100 * record["standard_deviation_of_gain"]
-    return "\n".join([*lines, "", f"ASHA's gain: {gain:+.2f} ± {spread:.2f} points."])
+    return "\n".join([*lines, "", f"ASHA's gain: {gain:+.2f} ± {spread:.2f} points. {_made(record)}"])
 
 
 def overhead(record: dict[str, Any]) -> str:
@@ -107,7 +108,11 @@ def overhead(record: dict[str, Any]) -> str:
     for ranks, found in record["by_ranks"].items():
         mean, spread = found["mean"], found["standard_deviation"]
         lines.append(f"| {ranks} | {mean:.1f} ± {spread:.1f} | {found['first_with_start_and_import']:.0f} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _made(record)])
+
+
+def _made(record: dict[str, Any]) -> str:
+    return f"{record['processor']}, {record['cores']} cores, commit {short(record['commit'])}."
 
 
 def _limits(folder: Path) -> str:
@@ -116,7 +121,7 @@ def _limits(folder: Path) -> str:
 
 
 def _row(trial: Summary, names: list[str], on_front: bool) -> str:
-    shown = " | ".join(_short(trial.settings[name]) for name in names)
+    shown = " | ".join(_value(trial.settings[name]) for name in names)
     mark = " ◆" if on_front else ""
     return f"| {trial.number}{mark} | {shown} | {trial.epochs} | {100 * trial.score:.2f} | {trial.cost:.0f} |"
 
@@ -126,5 +131,5 @@ def _percent(group: list[Summary]) -> str:
     return f"{100 * mean:.2f} ± {100 * records.spread(group):.2f} %"
 
 
-def _short(value: Any) -> str:
+def _value(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -6,9 +6,9 @@
 beforehand, as in 2017. Its time does not depend on what is on the images. The first epoch's tracing is left out.
 """
 
-import argparse
 import datetime
 import json
+import os
 import shlex
 import statistics
 import sys
@@ -18,17 +18,22 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from job.run.folder import commit, processor
+from benchmarks.accuracy import count, known
+from job.command_line import Parser
+from job.errors import run_main
+from job.run.checkpoints import write_atomically
+from job.run.folder import environment
 
 RESOLUTION, BATCH, EPOCHS, IMAGES, VALIDATION = 56, 64, 20, 55_000, 5_000
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.stock", description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=60, help="steps of a turn (60)")
-    parser.add_argument("--turns", type=int, default=5, help="turns (5); the quickest counts")
+def main() -> int:
+    parser = Parser("python -m benchmarks.stock", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--steps", type=count, default=60, help="steps of a turn (60)")
+    parser.add_argument("--turns", type=count, default=5, help="turns (5); the quickest counts")
     parser.add_argument("--json", type=Path, help="write the record here, beside those of other processors")
     args = parser.parse_args()
+    record = known(args.json, "machines") if args.json else {"machines": []}
     base = keras.applications.MobileNet(
         input_shape=(RESOLUTION, RESOLUTION, 3), include_top=False, weights=None, pooling="avg"
     )
@@ -50,23 +55,22 @@ def main() -> None:
         evaluation.append(time.perf_counter() - middle)
     # The quickest turn: other work on the machine can only make the original look slower than it is.
     epoch = min(training) * IMAGES / len(images) + min(evaluation) * VALIDATION / len(images)
-    record = {
+    machine = {
+        **environment(ranks=1, threads=len(os.sched_getaffinity(0)), kernels="of TensorFlow, in stock Keras"),
         "command": shlex.join(sys.orig_argv[1:]),
-        "commit": commit(),
         "date": datetime.date.today().isoformat(),
-        "processor": processor(),
-        "keras": keras.__version__,
         "images_per_second": round(len(images) / min(training), 1),
         "images_per_second_median": round(len(images) / statistics.median(training), 1),
+        "images_per_second_by_turn": [round(len(images) / seconds, 1) for seconds in training],
         "seconds_an_epoch": round(epoch, 1),
         "seconds_for_20_epochs_extrapolated": round(EPOCHS * epoch, 1),
     }
-    print(json.dumps(record, indent=1))
+    print(json.dumps(machine, indent=1))
     if args.json:
-        known = json.loads(args.json.read_text())["machines"] if args.json.exists() else []
-        others = [machine for machine in known if machine["processor"] != record["processor"]]
-        args.json.write_text(json.dumps({"machines": [*others, record]}, indent=1) + "\n")
+        others = [other for other in record["machines"] if other["processor"] != machine["processor"]]
+        write_atomically(args.json, (json.dumps({"machines": [*others, machine]}, indent=1) + "\n").encode())
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -32,7 +32,7 @@ def left_by(folder: Path, *, seconds: list[float], accuracies: list[float]) -> P
         json.dumps(EPOCH | {"elapsed": elapsed, "val_accuracy": reached})
         for elapsed, reached in zip(seconds, accuracies, strict=True)
     ]
-    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
     result = {"val_accuracy": 0.95, "test_accuracy": 0.94, "test_accuracy_with_flips": 0.94}
     result |= {"seconds_to_first_step": 7.0, "peak_memory_mib": 1000}
     (folder / "result.json").write_text(json.dumps(result | {"seconds": seconds[-1], "epochs": 2, "ranks": 1}))
@@ -57,7 +57,7 @@ def test_the_protocol_of_2017_has_no_validation_split_to_be_at_94_5_percent_on(t
     assert line["seconds_to_94_5"] is None
     row = accuracy.table([line]).splitlines()[-1]
     assert row.startswith("| original, protocol original | A | 1 |")
-    assert "best epoch on mirrored test images" in row and row.endswith("| – | imagenet |")
+    assert "| none: best epoch on flipped test images 95.00 |" in row and row.endswith("| – | imagenet |")
 
 
 def test_runs_of_other_precisions_protocols_and_options_are_lines_of_their_own() -> None:
@@ -74,6 +74,8 @@ def test_recipes_are_compared_on_the_seeds_that_both_have() -> None:
     runs = [run(1, 0.940), run(2, 0.942), run(3, 0.5), run(1, 0.95, recipe="best"), run(2, 0.954, recipe="best")]
     assert accuracy.paired(runs).splitlines()[2:] == ["| best | fast | A | 2 | +1.10 ± 0.14 |"]
     assert accuracy.paired(runs[2:4]) == ""
+    chosen = [line | {"protocol": "original"} for line in runs[:2]]
+    assert accuracy.paired([*runs[3:], *chosen]) == ""  # by the test images themselves
     elsewhere = [line | {"environment": {"processor": "B"}} for line in runs[:2]]
     assert accuracy.paired([*runs[3:], *elsewhere]) == ""
 
@@ -90,24 +92,73 @@ def test_a_change_is_compared_with_the_recipe_seed_by_seed() -> None:
     ]
     lines = ablation.table(rows).splitlines()[2:]
     assert lines[0].startswith("| as it is | 2 | 94.50 ± 0.71 | – |")
-    assert lines[1].startswith("| cosine | 2 | 95.00 ± 0.71 | +0.50 ± 0.00 |")
+    assert lines[1].startswith("| cosine | 2 | 95.00 ± 0.71 | +0.50 ± 0.00 (2) |")
+    assert "| 94.75 ± 0.35 | +0.50 (1) |" in ablation.table(
+        [rows[0], *rows[2:3], rows[2] | {"seed": 3, "val_accuracy": 0.95}]
+    )
 
 
-def test_a_record_keeps_what_was_measured_of_the_same_recipe() -> None:
+def test_an_ablation_s_record_keeps_other_variants_and_seeds() -> None:
     def rows(*measured: tuple[str, int], commit: str) -> list[dict[str, Any]]:
         return [{"variant": name, "seed": seed, "commit": commit} for name, seed in measured]
 
-    settings = {"recipe": "fast", "values": {"epochs": 5}}
-    known = settings | {"rows": rows(("cosine", 1), ("as it is", 1), commit="old")}
+    earlier = rows(("a former variant", 1), ("cosine", 1), ("as it is", 1), commit="old")
     now = rows(("cosine", 1), ("no dropout", 2), commit="new")
-    found = ablation.together(known, settings, now)
+    found = ablation.together(earlier, now, ["as it is", "no dropout", "cosine"])
     assert [(row["variant"], row["commit"]) for row in found] == [
         ("as it is", "old"),
         ("no dropout", "new"),
         ("cosine", "new"),
+        ("a former variant", "old"),
     ]
-    assert ablation.together(known, settings | {"values": {"epochs": 4}}, now) == [now[1], now[0]]
-    assert ablation.together({}, settings, now) == [now[1], now[0]]
+    assert ablation.together([], now, ["no dropout", "cosine"]) == [now[1], now[0]]
+
+
+def test_an_ablation_of_other_values_does_not_go_into_a_record(tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    record.write_text(json.dumps({"recipe": "fast", "values": {"epochs": 9}, "rows": [{"variant": "cosine"}]}))
+    command = ["benchmarks.ablation", "--recipe", "fast", "--weights", "none", "--json", str(record)]
+    assert "is of another processor. Name another file" in refused(command)
+    assert json.loads(record.read_text())["rows"] == [{"variant": "cosine"}]
+
+
+def test_a_record_takes_the_place_of_the_same_runs_alone() -> None:
+    earlier = [run(1, 0.94), run(2, 0.94), run(1, 0.95, recipe="best"), run(1, 0.94, ranks=2)]
+    found = accuracy.together(earlier, [run(2, 0.96), run(3, 0.94)])
+    told = [(line["recipe"], line["ranks"], line["seed"], line["test_accuracy"]) for line in found]
+    assert told == [
+        ("fast", 1, 1, 0.94),
+        ("fast", 1, 2, 0.96),
+        ("fast", 1, 3, 0.94),
+        ("fast", 2, 1, 0.94),
+        ("best", 1, 1, 0.95),
+    ]
+
+
+def test_the_picture_shows_recipes_as_they_are(tmp_path: Path) -> None:
+    epochs = [{"elapsed": 60.0, "val_accuracy": 0.9}, {"elapsed": 120.0, "val_accuracy": 0.94}]
+    runs = [run(1, 0.94, history=epochs), run(1, 0.94, changed={"epochs": 9}), run(1, 0.9, protocol="original")]
+    accuracy.draw(runs, tmp_path / "picture.png")  # those that aren't shown have no history
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_line_of_metrics_that_was_cut_short_is_no_epoch(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epoch": ')
+    assert accuracy.history(tmp_path) == [{"epoch": 1}]
+    assert accuracy.history(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(None, "is not there. Make it"), ("{", "is no record: "), ("[]", "is no record with runs: received []")],
+)
+def test_a_record_that_is_none_is_told_before_anything_is_trained(
+    content: str | None, told: str, tmp_path: Path
+) -> None:
+    record = tmp_path / "record.json" if content else tmp_path / "nowhere/record.json"
+    if content:
+        record.write_text(content)
+    assert told in refused(["benchmarks.accuracy", "--recipe", "fast", "--json", str(record)])
 
 
 def test_a_run_that_a_signal_killed_is_told_of_and_is_no_odd_exit_code() -> None:
@@ -117,12 +168,19 @@ def test_a_run_that_a_signal_killed_is_told_of_and_is_no_odd_exit_code() -> None
 
 
 @pytest.mark.parametrize("command", [["benchmarks.accuracy", "--recipe", "fast", "--", "--seed", "3"],
+                                     ["benchmarks.accuracy", "--recipe", "fast", "--", "--print-config"],
                                      ["benchmarks.accuracy", "--recipe", "no such"],
+                                     ["benchmarks.accuracy", "--recipe", "fast", "--seeds", "0"],
                                      ["benchmarks.ablation", "--recipe", "original"]])  # fmt: skip
 def test_wrong_options_are_told_in_one_line(command: list[str]) -> None:
+    refused(command)
+
+
+def refused(command: list[str]) -> str:
     done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=False, capture_output=True, text=True)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: ")
+    return done.stderr
 
 
 @pytest.mark.slow

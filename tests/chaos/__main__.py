@@ -128,7 +128,7 @@ def row(outcome: Outcome) -> str:
     """One fault, for the terminal."""
     fault = outcome.fault
     when = fault.moment or "before the start"
-    what = "went on" if outcome.went_on else "ended"
+    what = "continued" if outcome.went_on else "ended"
     verdict = f"WRONG: {outcome.wrong}" if outcome.wrong else "ok"
     return (
         f"{fault} of {fault.ranks} ranks, {when}: {what}, {outcome.seconds:.0f} s, exit {outcome.code}, "
@@ -139,14 +139,14 @@ def row(outcome: Outcome) -> str:
 def table(outcomes: list[Outcome]) -> str:
     """The outcomes by kind and moment, as a Markdown table."""
     columns = ["fault", "when", "times", "outcome (exit code of the launcher)", "most seconds to the end of all"]
-    columns += ["most steps again", "wrong"]
+    columns += ["most steps repeated", "wrong"]
     head = f"| {' | '.join(columns)} |\n{'| --- ' * len(columns)}|\n"
     groups: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         groups[outcome.fault.kind, outcome.fault.moment or "before the start"].append(outcome)
     lines = []
     for (kind, when), some in sorted(groups.items()):
-        ends = sorted({f"{'went on' if o.went_on else 'ended'} ({o.code})" for o in some})
+        ends = sorted({f"{'continued' if o.went_on else 'ended'} ({o.code})" for o in some})
         seconds, again = max(o.seconds for o in some), max(o.repeated for o in some)
         wrong = sum(bool(o.wrong) for o in some)
         lines.append(f"| {kind} | {when} | {len(some)} | {', '.join(ends)} | {seconds:.0f} | {again} | {wrong} |\n")

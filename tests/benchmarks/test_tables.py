@@ -1,0 +1,39 @@
+"""The pages show what the records hold."""
+
+from typing import Any
+
+import pytest
+
+from benchmarks import tables
+from job.errors import RunError
+
+
+@pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: page.name)
+def test_a_page_s_tables_are_those_of_the_records(page: Any) -> None:
+    text = page.read_text()
+    assert "\n<!-- /" in text
+    assert tables.filled(text, tables.made()) == text
+
+
+def test_every_table_has_its_place() -> None:
+    pages = "".join(page.read_text() for page in tables.PAGES)
+    assert [name for name in tables.made() if f"<!-- {name} -->\n" not in pages] == []
+
+
+def test_a_table_without_its_end_is_told() -> None:
+    assert tables.filled("a\n<!-- x -->\nold\n<!-- /x -->\nb", {"x": "new"}) == "a\n<!-- x -->\nnew\n<!-- /x -->\nb"
+    with pytest.raises(RunError, match="<!-- /x -->"):
+        tables.filled("<!-- x -->\nold\n", {"x": "new"})
+
+
+def test_a_seed_that_is_never_there_counts_as_the_slowest() -> None:
+    def runs(*seconds: float | None) -> list[dict[str, Any]]:
+        usual = {"recipe": "fast", "precision": "float32", "protocol": "honest", "changed": {}, "ranks": 1}
+        usual |= {"environment": {"processor": "A"}, "weights": "w.h5"}
+        return [usual | {"seconds_to_94_5": value} for value in seconds]
+
+    stock = [{"processor": "A", "seconds_for_20_epochs_extrapolated": 1200.0}]
+    row = tables.speed(runs(90.0, None, 100.0, 110.0, 101.0), stock).splitlines()[-1]
+    assert row == "| A | 1,200 | fast | 4 of 5 seeds | 2 of 5 | 101 | 1/11.9 |"
+    assert tables.speed(runs(90.0, None, None), stock).endswith("| 1 of 3 seeds | 1 of 3 | – | – |")
+    assert len(tables.speed(runs(90.0), [stock[0] | {"processor": "B"}]).splitlines()) == 2
