@@ -37,7 +37,7 @@ $(STAMPS)/tools:
 	@$(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) can't make a virtual environment. Install its venv module (Debian: python3-venv)." >&2; exit 2; }
 	@mkdir -p $(@D) && touch $@
 
-$(STAMPS)/run: requirements/runtime.txt requirements/build.txt docker/build_horovod.py $(wildcard job/model/kernels/*/*) | $(STAMPS)/tools
+$(STAMPS)/run: requirements/runtime.txt requirements/build.txt docker/build_horovod.py $(wildcard $(addprefix job/model/kernels/,*.py inner/*.[ch]* ops/*.[ch]*)) | $(STAMPS)/tools
 	@echo "installing TensorFlow, Keras, Ray and what they need (about a minute) …"
 	@$(PIP) -r requirements/runtime.txt
 	@$(PIP) -r requirements/build.txt

@@ -12,7 +12,7 @@ import json
 import multiprocessing
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from threading import Event
@@ -81,10 +81,7 @@ def main() -> int:
         "weights": weights,
         "precision": args.precision,
     }
-    earlier = known(args.json, "rows") if args.json else {"rows": []}
-    for name in settings if earlier["rows"] else ():
-        if earlier.get(name) != settings[name]:
-            raise InputError(f"{args.json} is of another {name}. Name another file with --json.")
+    earlier_rows(args.json, settings)  # what is wrong with them is told before anything is trained
     stop, rows = stop_when_told(), []
     for name, seed in itertools.product(args.variant or VARIANTS[args.recipe], range(1, args.seeds + 1)):
         config = resolve([common, VARIANTS[args.recipe][name], {"seed": seed}])
@@ -95,11 +92,20 @@ def main() -> int:
         print(f"{name}, seed {seed}: validation {100 * rows[-1]['val_accuracy']:.2f}", flush=True)
         if args.json:
             command = shlex.join(sys.orig_argv[1:]).replace(args.weights, weights)
-            every = together(earlier["rows"], rows, [*VARIANTS[args.recipe]])
+            every = together(earlier_rows(args.json, settings), rows, [*VARIANTS[args.recipe]])
             record = {"command": command, **settings, "rows": every}
             write_atomically(args.json, (json.dumps(record, indent=1) + "\n").encode())
     print(table(rows))
     return 0
+
+
+def earlier_rows(path: Path | None, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a record. Raises InputError if it is none, or was made with other settings."""
+    record = known(path, "rows")
+    for name in settings if record["rows"] else ():
+        if record.get(name) != settings[name]:
+            raise InputError(f"{path} was made with other {name}. Name another file with --json.")
+    return record["rows"]
 
 
 def together(

@@ -7,6 +7,7 @@ other runs stays in it.
     python -m benchmarks.accuracy --recipe fast --seeds 3 --json FILE --picture FILE [-- --weights FILE --precision …]
 """
 
+import argparse
 import itertools
 import json
 import shlex
@@ -46,8 +47,9 @@ def main() -> int:
     args = parser.parse_args(argv[:end])
     options = argv[end + 1 :]
     if ours := parse_flags(options, "python -m job.train").keys() & OURS:
-        raise InputError(f"option {min(ours)} can't stand behind --: this command chooses it for each run.")
-    record = known(args.json, "runs") if args.json else {"runs": []}
+        raise InputError(f"option {min(ours)} can't stand behind --. Leave it out.")
+    record = known(args.json, "runs")
+    together(record["runs"], [])  # what is wrong with it is told before anything is trained
     stop, runs = stop_when_told(), []
     for recipe, number in itertools.product(args.recipe, range(args.seeds)):
         job = ["--recipe", recipe, "--seed", str(FIRST_SEED + number), *options]
@@ -57,7 +59,7 @@ def main() -> int:
         if code := train([*job, "--run", str(folder)], args.ranks, stop):
             return code
         runs.append(summary(config, folder))
-        record["runs"] = together(record["runs"], runs)
+        record["runs"] = together(known(args.json, "runs")["runs"], runs)  # others may have written meanwhile
         if args.json:
             write_atomically(args.json, (json.dumps(record, indent=1) + "\n").encode())
     print("\n\n".join(part for part in (table(runs), paired(runs)) if part))
@@ -68,13 +70,15 @@ def main() -> int:
 
 def count(text: str) -> int:
     """A whole number from 1 on, for the command line."""
-    if (number := int(text)) < 1:
-        raise ValueError(text)
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on: received {text}")
+    return int(text)
 
 
-def known(path: Path, rows: str) -> dict[str, Any]:
+def known(path: Path | None, rows: str) -> dict[str, Any]:
     """A record as earlier calls left it, with no `rows` if there is none. Raises InputError if it is something else."""
+    if path is None:
+        return {rows: []}
     if not path.parent.is_dir():
         raise InputError(f"the folder of {path} is not there. Make it, or name another with --json.")
     if not path.exists():
@@ -89,10 +93,16 @@ def known(path: Path, rows: str) -> dict[str, Any]:
 
 
 def together(earlier: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """These runs and the earlier ones, but for those that they repeat, in the recipes' order."""
-    mine = {(*kind(run), run["seed"]) for run in runs}
-    every = [run for run in earlier if (*kind(run), run["seed"]) not in mine] + [*runs]
-    return sorted(every, key=lambda run: (list(RECIPES).index(run["recipe"]), *kind(run), run["seed"]))
+    """These runs and the earlier ones, but for those that they repeat, in the recipes' order.
+
+    Raises InputError: an earlier one is no run.
+    """
+    try:
+        mine = {(*kind(run), run["seed"]) for run in runs}
+        every = [run for run in earlier if (*kind(run), run["seed"]) not in mine] + [*runs]
+        return sorted(every, key=lambda run: (list(RECIPES).index(run["recipe"]), *kind(run), run["seed"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"the record holds something that is no run of a recipe: {error!r}. Name another.") from None
 
 
 def train(options: Sequence[str], ranks: int, stop: Event) -> int:
@@ -223,8 +233,10 @@ def spread(values: Sequence[float], sign: str = "") -> str:
     return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
-def short(commit: str) -> str:
+def short(commit: str | None) -> str:
     """A commit's first twelve digits, and the mark of a tree that was not quite it."""
+    if commit is None:
+        return "unknown"
     digits, _, mark = commit.partition("-")
     return f"{digits[:12]}-{mark}" if mark else digits[:12]
 

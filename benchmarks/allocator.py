@@ -56,6 +56,7 @@ def measure(threads: int, turns: int, steps: int, preloads: list[str]) -> list[d
         finally:
             for *_, contender in started:
                 contender.close()
+    Path(log.name).unlink()
     return [
         {
             "operations": operations,

@@ -7,7 +7,9 @@ import argparse
 import datetime
 import json
 import os
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,7 +49,7 @@ def main() -> None:
     }
     results = {name: _rates(make, count) for name, make in cases.items()}
     record = {
-        "command": "python -m benchmarks.input",
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "unit": "images per second",
         "batch": BATCH,
         "cores": os.cpu_count(),

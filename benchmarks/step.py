@@ -11,13 +11,14 @@ Every contender lives in a process of its own; they take turns, many times, so t
 shared machine. A turn is some steps; its time is their mean. Ratios are of the best turns.
 """
 
-import argparse
+import argparse  # for its Namespace
 import contextlib
 import datetime
 import importlib.util
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -26,7 +27,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from benchmarks.accuracy import count
 from benchmarks.step_picture import draw
+from job.command_line import Parser
+from job.errors import InputError, RunError, run_main
 from job.model.kernels.library import BFLOAT16_FLAGS
 from job.run.folder import BFLOAT16, commit, processor
 
@@ -86,7 +90,7 @@ class Contender:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.name} ended early: exit code {self.process.wait()}. See {self.log.name}")
+            raise RunError(f"{self.name} ended early: exit code {self.process.wait()}. See {self.log.name}")
         return json.loads(line)
 
 
@@ -106,6 +110,7 @@ def contenders(names: list[str], options: argparse.Namespace, **sizes: int) -> I
         finally:
             for contender in started:
                 contender.close()
+    Path(log.name).unlink()  # what someone wants to read is what contenders said that failed
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -115,7 +120,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if options.gpu:
         names += ON_GPU
     if options.torch_python and not options.quick:
-        names += [*TORCH, *(TORCH_BFLOAT16 if halves else [])]
+        names += [*TORCH, *(TORCH_BFLOAT16 if halves or options.gpu else [])]
     versions: dict[str, str] = {}
     with contenders(names, options) as started:
         # Other kernels may be asked for by FASHION_KERNELS, or the device be a GPU.
@@ -143,6 +148,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "ratio_to_pytorch": round(best[rival] / best[OURS_BFLOAT16], 3) if rival else None,
         }
         if OURS_BFLOAT16 in best
+        else None,
+        "gpu": {
+            "xla_to_stock": round(best["stock"] / best["ours xla"], 3),
+            "without_xla_to_stock_without_xla": round(best["stock without xla"] / best["ours"], 3),
+            "mixed_to_stock_mixed": round(best["stock mixed"] / best["ours mixed"], 3),
+        }
+        if options.gpu
         else None,
         "share_of_matmul_rate": round(per_second * NOMINAL_FLOP / rate, 3),
         "share_of_matmul_rate_by_exact_count": round(per_second * exact_flop(56) / rate, 3),
@@ -178,17 +190,17 @@ def table(options: argparse.Namespace) -> list[dict[str, float]]:
     return rows
 
 
-def main() -> None:
+def main() -> int:
     """Measure, print, record, compare."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description="Measure one training step.")
+    parser = Parser("python -m benchmarks.step", description="Measure one training step.")
     parser.add_argument("--json", type=Path, help="write the record here")
     parser.add_argument("--picture", type=Path, help="draw it here (.png or .svg)")
     parser.add_argument("--compare", type=Path, metavar="RECORD", help="show the change against an earlier record")
     parser.add_argument("--quick", action="store_true", help="five turns, no PyTorch")
-    parser.add_argument("--turns", type=int, default=12, help="turns of each contender (12)")
-    parser.add_argument("--steps", type=int, default=10, help="steps in a turn (10)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads (all cores)")
-    parser.add_argument("--runs", type=int, default=1, help="whole runs, which must agree to 10 %%")
+    parser.add_argument("--turns", type=count, default=12, help="turns of each contender (12)")
+    parser.add_argument("--steps", type=count, default=10, help="steps in a turn (10)")
+    parser.add_argument("--threads", type=count, default=len(os.sched_getaffinity(0)), help="threads (all cores)")
+    parser.add_argument("--runs", type=count, default=1, help="whole runs, which must agree to 10 %%")
     parser.add_argument("--gpu", action="store_true", help="mixed precision and XLA as well")
     parser.add_argument("--table", action="store_true", help="ours over resolution, batch and threads as well")
     here = sys.executable if importlib.util.find_spec("torch") else None
@@ -196,6 +208,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.turns = 5
+    elif options.torch_python and not shutil.which(options.torch_python):
+        raise InputError(f"no such interpreter: received --torch-python {options.torch_python}. Name one with PyTorch.")
+    if options.compare and not options.compare.is_file():
+        raise InputError(f"no such record: received --compare {options.compare}.")
     runs = [measure(options) for _ in range(options.runs)]
     speeds = [run["images_per_second"] for run in runs]
     record = runs[0] | {
@@ -219,6 +235,7 @@ def main() -> None:
         options.json.write_text(json.dumps(record, indent=1) + "\n")
     if options.picture:
         draw(record, options.picture)
+    return 0
 
 
 def _show(record: dict[str, Any]) -> None:
@@ -226,7 +243,7 @@ def _show(record: dict[str, Any]) -> None:
     for name, values in record["contenders"].items():
         print(f"  {name:32} best {values['best_ms']:8.1f}   median {values['median_ms']:8.1f}")
     for key in ("images_per_second", "ratio_to_stock_keras", "ratio_to_pytorch", "share_of_matmul_rate",
-                "share_of_matmul_rate_by_exact_count", "runs_agree_to_10_percent", "bfloat16"):  # fmt: skip
+                "share_of_matmul_rate_by_exact_count", "runs_agree_to_10_percent", "bfloat16", "gpu"):  # fmt: skip
         print(f"  {key}: {record[key]}")
 
 
@@ -242,4 +259,4 @@ def _compare(record: dict[str, Any], earlier: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -25,6 +25,8 @@ from horovod_keras.collectives import Collectives
 # Bytes that are added up at a time: sums then stay in a core's cache until they are divided.
 _CHUNK = 1 << 18
 _ALIGNMENT = 64
+MOST_RANKS = 8
+"""Of a host: each reads the gradients of all, so that memory has to deliver their number squared."""
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -111,9 +113,9 @@ def _mean(arrays: Sequence[np.ndarray], result: np.ndarray) -> np.float64:
 def shared_memory(ranks: Collectives, tensors: Sequence[tf.Tensor]) -> SharedMemory | None:
     """Memory for arrays like these that all ranks share, or None on all of them where there can be none.
 
-    That is: with ranks on several hosts, on GPUs, with shapes that aren't known, where the memory isn't to be had, or
-    where one rank may not look into another (:func:`_map`). Every rank must call this at the same place. The memory has
-    no name in any folder: nothing is left behind, whoever is killed when.
+    That is: with ranks on several hosts or more than MOST_RANKS, on GPUs, with shapes that aren't known, where the
+    memory isn't to be had, or where one rank may not look into another (:func:`_map`). Every rank must call this at the
+    same place. The memory has no name in any folder: nothing is left behind, whoever is killed when.
     """
     shapes, dtypes, offsets, end = [], [], [], 0
     for tensor in tensors:
@@ -124,7 +126,7 @@ def shared_memory(ranks: Collectives, tensors: Sequence[tf.Tensor]) -> SharedMem
         end += -(-size // _ALIGNMENT) * _ALIGNMENT
     fits = (
         all(tensor.shape.is_fully_defined() and tensor.dtype.is_floating for tensor in tensors)
-        and ranks.size == ranks.local_size
+        and ranks.size == ranks.local_size <= MOST_RANKS
         and not tf.config.list_logical_devices("GPU")
     )
     mine = _reserve(2 * end) if fits else None

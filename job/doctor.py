@@ -179,9 +179,9 @@ def _kernels() -> Finding:
     from job.model import kernels
 
     line = kernels.status()
-    if kernels.load() is not None:
+    if not kernels.missing():
         return Finding("C++ operations", "ok", line)
-    advice = "Training works without, more slowly. Install a C++17 compiler (g++) and set up anew."
+    advice = "Training works without, more slowly. Building them needs g++ with C++17."
     return Finding("C++ operations", "warn", line, advice)
 
 

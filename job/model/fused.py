@@ -1,8 +1,8 @@
 """The training layers on our C++ operations for CPUs.
 
-Between them travels no activation but [z, scale, shift]: the activation relu6(z · scale + shift) is formed by whoever
-reads it. A convolution gives [y, mean, variance]: the moments of its output are gathered while it is written. So every
-map is written once and read once on the way forward, and batch normalisation works on vectors alone.
+They pass on no activations but [z, scale, shift]: whoever reads z forms the activation relu6(z · scale + shift). A
+convolution gives [y, mean, variance]: the moments of its output are gathered while it is written. So normalisation and
+activation take no pass over a map of their own on the way forward, and batch normalisation works on vectors alone.
 """
 
 from types import ModuleType

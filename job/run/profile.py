@@ -11,7 +11,7 @@ FIRST, LAST = 10, 15
 
 
 class Profile(keras.callbacks.Callback):
-    """Profiles steps FIRST to LAST, counted from where training begins or goes on; fewer if it ends before.
+    """Profiles steps FIRST to LAST, counted from where training begins or goes on; fewer, or none, if it ends before.
 
     Args:
         folder: TensorBoard's; the profile goes below `plugins/profile/`.

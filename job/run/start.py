@@ -1,5 +1,6 @@
 """How a run begins: data, folder and position."""
 
+import re
 from dataclasses import asdict, dataclass, field, replace
 from threading import Event
 
@@ -15,9 +16,9 @@ from job.errors import InputError
 from job.model import kernels
 from job.model.training import TrainingModel
 from job.model.weights import imagenet_weights
-from job.run import state
+from job.run import profile, state
 from job.run.checkpoints import Position, Tensors
-from job.run.epochs import Data
+from job.run.epochs import Data, steps_per_epoch
 from job.run.folder import PATIENCE, BusyError, RunFolder, environment
 from job.run.touch import in_touch
 from job.run.world import agreed, broadcast, prepared, say, stop_if_told
@@ -72,10 +73,26 @@ def announce(config: Config, ranks: Collectives, data: Data, position: Position)
     within = f"step {position.step} of epoch {position.epoch + 1}" if position.step else f"epoch {position.epoch}"
     where = f"; going on after {within}" if position.place > (0, 0) else ""
     say(ranks, f"training in {config.folder()} on {ranks.size} rank(s), {data.set.source}{where}")
-    if kernels.load() is None:
-        say(ranks, kernels.status())
+    announce_kernels(ranks)
+    left = (config.epochs - position.epoch) * steps_per_epoch(config, data) - position.step
+    if config.profile and left < profile.FIRST:
+        say(ranks, f"--profile will write nothing: it begins with step {profile.FIRST}, and {left} step(s) are left")
     if config.protocol == "original":
         say(ranks, "protocol of 2017: the best epoch is chosen on the test images, which flatters the result")
+
+
+def announce_kernels(ranks: Collectives) -> None:
+    """Say where training is slower than it could be: without our operations, or on a rank with others than rank 0's."""
+    used = ranks.gather(kernels.status(), "kernels")
+    if kernels.load() is None:
+        say(ranks, used[0])
+    kinds = [re.split(r" \(|:", line)[0] for line in used]  # without the path, or the reason
+    if others := [rank for rank, kind in enumerate(kinds) if kind != kinds[0]]:
+        first = others[0]
+        say(
+            ranks,
+            f"{len(others)} of {ranks.size} ranks don't compute as rank 0 ({kinds[0]}): rank {first}, {used[first]}",
+        )
 
 
 def open_folder(config: Config, source: str, ranks: Collectives, stop: Event) -> RunFolder | None:

@@ -37,7 +37,10 @@ def join(config: Config) -> Collectives:
     Raises InputError: a timeline that nobody would write.
     """
     allocator.keep_freed_memory()
-    kernels.allow("XLA compiles no others" if config.xla else None, bfloat16=config.precision == "bfloat16")
+    against = "XLA compiles no others" if config.xla else None
+    if config.precision == "float64":
+        against = "the precision is float64"
+    kernels.allow(against, bfloat16=config.precision == "bfloat16")
     if config.timeline:
         _check_timeline(config.timeline)
     ranks = horovod_keras.join(config.timeline)

@@ -14,6 +14,7 @@ import pytest
 from benchmarks import ablation, accuracy
 from job.config import resolve
 from job.errors import RunError
+from job.run.folder import processor
 
 ROOT = Path(__file__).parents[2]
 EPOCH = {"seconds": 60.0, "accuracy": 0.9, "resolution": 48}
@@ -116,9 +117,10 @@ def test_an_ablation_s_record_keeps_other_variants_and_seeds() -> None:
 
 def test_an_ablation_of_other_values_does_not_go_into_a_record(tmp_path: Path) -> None:
     record = tmp_path / "record.json"
-    record.write_text(json.dumps({"recipe": "fast", "values": {"epochs": 9}, "rows": [{"variant": "cosine"}]}))
+    settings = {"processor": processor(), "recipe": "fast", "values": {"epochs": 9}}
+    record.write_text(json.dumps(settings | {"rows": [{"variant": "cosine"}]}))
     command = ["benchmarks.ablation", "--recipe", "fast", "--weights", "none", "--json", str(record)]
-    assert "is of another processor. Name another file" in refused(command)
+    assert "was made with other values. Name another file" in refused(command)
     assert json.loads(record.read_text())["rows"] == [{"variant": "cosine"}]
 
 
@@ -150,7 +152,12 @@ def test_a_line_of_metrics_that_was_cut_short_is_no_epoch(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(None, "is not there. Make it"), ("{", "is no record: "), ("[]", "is no record with runs: received []")],
+    [
+        (None, "is not there. Make it"),
+        ("{", "is no record: "),
+        ("[]", "is no record with runs: received []"),
+        ('{"runs": [{"recipe": "fast"}]}', "holds something that is no run of a recipe: KeyError("),
+    ],
 )
 def test_a_record_that_is_none_is_told_before_anything_is_trained(
     content: str | None, told: str, tmp_path: Path

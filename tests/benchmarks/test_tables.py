@@ -33,7 +33,9 @@ def test_a_seed_that_is_never_there_counts_as_the_slowest() -> None:
         return [usual | {"seconds_to_94_5": value} for value in seconds]
 
     stock = [{"processor": "A", "seconds_for_20_epochs_extrapolated": 1200.0}]
+    twice = [stock[0] | {"seconds_for_20_epochs_by_median_turns": 2400.0}]
     row = tables.speed(runs(90.0, None, 100.0, 110.0, 101.0), stock).splitlines()[-1]
-    assert row == "| A | 1,200 | fast | 4 of 5 seeds | 2 of 5 | 101 | 1/11.9 |"
-    assert tables.speed(runs(90.0, None, None), stock).endswith("| 1 of 3 seeds | 1 of 3 | – | – |")
+    assert row == "| A | 1,200 | fast | 4 of 5 seeds | 2 of 5 | 101 | 1/11.9 | – |"
+    assert tables.speed(runs(100.0), twice).endswith("| 100 | 1/12.0 | 1/24.0 |")
+    assert tables.speed(runs(90.0, None, None), stock).endswith("| 1 of 3 seeds | 1 of 3 | – | – | – |")
     assert len(tables.speed(runs(90.0), [stock[0] | {"processor": "B"}]).splitlines()) == 2

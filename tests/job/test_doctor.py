@@ -83,6 +83,20 @@ def test_a_tensorflow_that_can_not_be_imported_is_a_finding_and_not_a_traceback(
     assert found["C++ compiler"]["status"] == "ok" and "Memory" in found
 
 
+@pytest.mark.parametrize(("settings", "status"), [({"FASHION_KERNELS": "off"}, "ok"), ({}, "warn")])
+def test_operations_that_are_not_built_are_a_warning_unless_nobody_wants_them(settings, status, tmp_path):
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "TF_CPP_MIN_LOG_LEVEL": "3"} | settings
+    script = """
+from job import doctor
+from job.model.kernels import library
+library.SHIPPED = library.SOURCES / "none"  # as in a clone, not as in an image
+found = doctor._kernels()
+print(found.status, found.found)
+"""
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{status} TensorFlow's own operations")
+
+
 def test_the_table_shows_square_brackets_and_the_way_out(capsys):
     finding = doctor.Finding("GPUs", "warn", "1 in the machine", "Install tensorflow[and-cuda].")
     doctor.Console(width=100).print(doctor.table_of([finding]))

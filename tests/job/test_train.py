@@ -191,6 +191,19 @@ def test_progressive_resizing_changes_the_resolution_between_epochs(launch, tmp_
 
 
 @pytest.mark.slow
+def test_a_rank_with_other_kernels_is_named_and_a_profile_of_too_few_steps_too(launch, tmp_path) -> None:
+    script = "import os, runpy; os.environ['FASHION_KERNELS'] = ('', 'off')[int(os.environ['HOROVOD_RANK'])]; "
+    script += "runpy.run_module('job.train', run_name='__main__')"
+    done = launch(
+        2, "-c", script, *SMALL, "--epochs", "1", "--limit-train", "48", "--run", tmp_path / "run", "--profile"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 of 2 ranks don't compute as rank 0 (C++ kernels for " in done.stdout
+    assert "): rank 1, TensorFlow's own operations (FASHION_KERNELS=off)." in done.stdout
+    assert "--profile will write nothing: it begins with step 10, and 3 step(s) are left" in done.stdout
+
+
+@pytest.mark.slow
 def test_xla_compiles_the_step_of_one_process(launch, tmp_path) -> None:
     done = train(launch, 0, tmp_path / "run", "--xla", "--epochs", "1")
     assert done.returncode == 0, done.stderr

@@ -5,7 +5,6 @@ operations.
 """
 
 import ctypes
-import functools
 import os
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +26,11 @@ def load() -> ModuleType | None:
 def status() -> str:
     """One line: what is in use and why."""
     return _find().line
+
+
+def missing() -> bool:
+    """Whether they would be used here, if only they could be loaded."""
+    return _find().missing
 
 
 def allow(reason_against: str | None, *, bfloat16: bool = False) -> None:
@@ -60,10 +64,11 @@ class _Choice(NamedTuple):
     operations: ModuleType | None
     variant: str | None
     line: str
+    missing: bool = False
 
 
-def _none(reason: str) -> _Choice:
-    return _Choice(None, None, f"TensorFlow's own operations{reason}")
+def _none(reason: str, *, missing: bool = False) -> _Choice:
+    return _Choice(None, None, f"TensorFlow's own operations{reason}", missing)
 
 
 def _find() -> _Choice:
@@ -72,15 +77,14 @@ def _find() -> _Choice:
     choice = os.environ.get("FASHION_KERNELS", "")
     if choice == "off":
         return _none(" (FASHION_KERNELS=off).")
-    path = library.built()
-    if path is None:
-        advice = "build ours with: python -m job.model.kernels.build"
-        return _none(f": the C++ kernels aren't built for this TensorFlow; {advice}")
     import tensorflow as tf
 
     if tf.config.list_physical_devices("GPU"):
         return _none(": the device is a GPU.")
-    operations, native = _open(path)
+    opened = _opened()
+    if isinstance(opened, str):
+        return _none(f": {opened} build ours with: python -m job.model.kernels.build", missing=True)
+    path, operations, native = opened
     wanted = [*library.BFLOAT16_FLAGS, ""] if _bfloat16 and not choice else [choice]
     chosen = next(filter(None, (native.fashion_kernels_select(name.encode()) for name in wanted)), None)
     if chosen is None:
@@ -89,14 +93,34 @@ def _find() -> _Choice:
     return _Choice(operations, chosen.decode(), f"C++ kernels for {chosen.decode()} ({path}).")
 
 
-@functools.cache
-def _open(path: Path) -> tuple[ModuleType, ctypes.CDLL]:
+class _Library(NamedTuple):
+    path: Path
+    operations: ModuleType
+    native: ctypes.CDLL
+
+
+_library: _Library | None = None
+"""This process's, from its first use on: TensorFlow takes no second one, and what is on the disk may change."""
+
+
+def _opened() -> _Library | str:
+    """The library, opened at the first call, or in a few words why there is none and what else to do about it."""
+    global _library
+    if _library:
+        return _library
     import tensorflow as tf
 
     from job.model.kernels import gradients
 
-    operations = tf.load_op_library(str(path))
-    gradients.register(operations)
-    native = ctypes.CDLL(str(path))
-    native.fashion_kernels_select.restype = ctypes.c_char_p
-    return operations, native
+    reason = "the C++ kernels aren't built for this TensorFlow;"
+    for path in library.built():
+        try:
+            operations, native = tf.load_op_library(str(path)), ctypes.CDLL(str(path))
+        except (tf.errors.NotFoundError, OSError) as error:
+            reason = f"{path} can't be loaded ({' '.join(str(error).split()):.200}); remove it and"
+            continue
+        gradients.register(operations)
+        native.fashion_kernels_select.restype = ctypes.c_char_p
+        _library = _Library(path, operations, native)
+        return _library
+    return reason

@@ -42,20 +42,13 @@ def build() -> tuple[Path, float]:
         inner = inner | {name: flags for name, flags in BFLOAT16_FLAGS.items() if _takes(compiler, flags)}
     macros = [f"-DFASHION_{name.upper()}" for name in inner if name in BFLOAT16_FLAGS]
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        commands = [
-            [
-                *INNER_FLAGS,
-                *flags,
-                f"-DVARIANT={name}",
-                str(SOURCES / "inner" / "variant.cc"),
-                "-o",
-                f"{scratch}/{name}.o",
-            ]
-            for name, flags in inner.items()
+        # In the order in which they are linked: of a function that several have, the first is taken, and the first
+        # runs on any processor.
+        commands = [[*OPERATION_FLAGS, *macros, *_headers(), str(SOURCES / "ops/all.cc"), "-o", f"{scratch}/ops.o"]]
+        commands += [
+            [*INNER_FLAGS, *flags, f"-DVARIANT={name}", str(SOURCES / "inner/variant.cc"), "-o", f"{scratch}/{name}.o"]
+            for name, flags in sorted(inner.items(), key=lambda variant: len(variant[1]))
         ]
-        commands.append(
-            [*OPERATION_FLAGS, *macros, *_headers(), str(SOURCES / "ops" / "all.cc"), "-o", f"{scratch}/ops.o"]
-        )
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(lambda command: _run([*compiler, "-std=c++17", "-fPIC", "-c", *command]), commands))
         whole = Path(scratch) / "library.so"

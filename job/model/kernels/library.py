@@ -36,13 +36,13 @@ SHIPPED = SOURCES / "built"
 
 
 def _name() -> str:
-    """Of the folder for these sources, this TensorFlow, this Python and this kind of processor."""
+    """Of the folder for these sources, this TensorFlow, Python and C library, and this kind of processor."""
     digest = hashlib.sha256()
-    for path in sorted([*SOURCES.glob("inner/*"), *SOURCES.glob("ops/*")]):
+    for path in sorted(path for part in ("inner", "ops") for path in SOURCES.glob(f"{part}/*.[ch]*")):
         digest.update(f"{path.relative_to(SOURCES)}\0".encode() + path.read_bytes())
     flags = repr((INNER_FLAGS, variants(), BFLOAT16_FLAGS, OPERATION_FLAGS))
     python = ".".join(map(str, sys.version_info[:2]))
-    digest.update(repr((_tensorflow_version(), python, platform.machine(), flags)).encode())
+    digest.update(repr((_tensorflow_version(), python, platform.libc_ver(), platform.machine(), flags)).encode())
     return digest.hexdigest()[:16]
 
 
@@ -52,11 +52,10 @@ def cache_folder() -> Path:
     return root / "fashion-job" / "kernels" / _name()
 
 
-def built() -> Path | None:
-    """The newest library for these sources, if there is one: no compiler is needed to find it."""
+def built() -> list[Path]:
+    """The libraries for these sources, by any compiler, the newest first: no compiler is needed to find them."""
     folders = [SHIPPED / _name(), cache_folder()]
-    libraries = sorted((p for f in folders for p in f.glob("*.so")), key=lambda path: path.stat().st_mtime)
-    return libraries[-1] if libraries else None
+    return sorted((p for f in folders for p in f.glob("*.so")), key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def _tensorflow_version() -> str:

@@ -19,7 +19,7 @@ from job.model.kernels.build import build
 @pytest.fixture(scope="session")
 def compiled() -> None:
     """The C++ kernels, compiled unless the cache or the image has them."""
-    if library.built() is None:
+    if not library.built():
         build()
 
 

@@ -23,6 +23,15 @@ def _run(**environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
+def _python(script: str, *arguments: str, **environment: str) -> str:
+    """What a process of its own prints: TensorFlow takes an operation's kernel once in a process."""
+    command = [sys.executable, "-c", f"from job.model import kernels\n{script}", *arguments]
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | environment
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="this needs a compiler, which images have not")
 
 
@@ -35,7 +44,7 @@ def nothing_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_compiled_is_not_compiled_again(compiled: None) -> None:
     path, seconds = build()
     assert seconds == 0
-    assert library.built() == path
+    assert library.built()[0] == path
     done = _run()
     assert done.returncode == 0, done.stderr
     assert "already compiled" in done.stdout
@@ -47,25 +56,52 @@ def test_status_names_the_kernels_in_use(compiled: None) -> None:
 
 
 def test_without_a_library_tensorflow_is_used_and_the_command_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert kernels.load() is None
-    assert "python -m job.model.kernels.build" in kernels.status()
+    said = _python("print(kernels.load(), kernels.missing(), kernels.status())", XDG_CACHE_HOME=str(tmp_path))
+    assert said.startswith("None True TensorFlow's own operations: the C++ kernels aren't built for this TensorFlow; ")
+    assert said.endswith("python -m job.model.kernels.build\n")
 
 
-def test_a_library_is_found_without_a_compiler(compiled: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    assert kernels.load() is not None
+def test_a_library_that_can_t_be_loaded_is_passed_over(compiled: None, tmp_path: Path) -> None:
+    whole = library.built()[0]
+    folder = tmp_path / "fashion-job/kernels" / whole.parent.name
+    folder.mkdir(parents=True)
+    (folder / "newest.so").write_bytes(b"no library")
+    script = "print(kernels.load(), kernels.missing(), kernels.status())"
+    said = _python(script, XDG_CACHE_HOME=str(tmp_path))
+    assert said.startswith(f"None True TensorFlow's own operations: {folder}/newest.so can't be loaded (")
+    assert said.count("\n") == 1 and "; remove it and build ours with: " in said
+    shutil.copy(whole, folder / "older.so")
+    os.utime(folder / "older.so", (0, 0))
+    assert "older.so" in _python(script, XDG_CACHE_HOME=str(tmp_path))
+
+
+def test_a_process_keeps_the_library_that_it_has_loaded(compiled: None, tmp_path: Path) -> None:
+    folder = tmp_path / "fashion-job/kernels" / library.built()[0].parent.name
+    shutil.copytree(library.built()[0].parent, folder)
+    script = """
+import shutil, sys
+kernels.allow(None, bfloat16=True)
+first, half = kernels.load(), kernels.in_bfloat16()
+shutil.rmtree(sys.argv[1])  # as when the sources change under a run: the name is another one
+assert kernels.load() is first and kernels.in_bfloat16() == half
+kernels.multiply_in_float32()
+assert not kernels.in_bfloat16()
+print(kernels.status())
+"""
+    assert _python(script, str(folder), XDG_CACHE_HOME=str(tmp_path)).startswith("C++ kernels for ")
+
+
+def test_a_library_is_found_without_a_compiler(compiled: None) -> None:
+    assert _python("print(kernels.status())", PATH="").startswith("C++ kernels for ")
 
 
 def test_a_library_that_came_along_is_found(compiled: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = library.built()
-    assert found is not None
+    found = library.built()[0]
     shutil.copytree(found.parent, tmp_path / "shipped" / found.parent.name)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    # Found, but not loaded: TensorFlow takes an operation's kernel once in a process.
-    assert library.built() == tmp_path / "shipped" / found.parent.name / found.name
+    assert library.built() == [tmp_path / "shipped" / found.parent.name / found.name]
 
 
 def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +133,7 @@ def test_a_failing_compiler_is_quoted_and_leaves_nothing_behind(
     with pytest.raises(RunError, match=str(compiler)):
         build()
     assert "it broke" in capsys.readouterr().err
-    assert library.built() is None
+    assert library.built() == []
     assert not list((tmp_path / "cache").rglob("*.o"))
 
 
@@ -109,10 +145,8 @@ def test_a_compiler_that_knows_no_bfloat16_builds_all_the_rest(tmp_path: Path) -
     cache = {"CXX": str(compiler), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = _run(**cache)
     assert done.returncode == 0, done.stderr
-    script = "from job.model import kernels; kernels.allow(None, bfloat16=True); print(kernels.status())"
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | cache
-    said = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert said.stdout.startswith("C++ kernels for ") and not re.search(" amx | avx512bf16 ", said.stdout), said.stderr
+    said = _python("kernels.allow(None, bfloat16=True); print(kernels.status())", **cache)
+    assert said.startswith("C++ kernels for ") and not re.search(" amx | avx512bf16 ", said)
 
 
 def test_an_unknown_choice_of_kernels_is_refused(compiled: None, monkeypatch: pytest.MonkeyPatch) -> None:

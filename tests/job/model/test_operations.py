@@ -222,10 +222,10 @@ def _grey_gradient(operations: ModuleType, mean: int) -> tf.Tensor:
     return operations.fashion_grey_gradient(_normal(1, 4, 4, 1), _normal(3, 3, 3, 8), y, y, *_vector(mean, 8, 8))
 
 
-def _adam(operations: ModuleType, *, moment: int = 8, gradient: int = 8, decayed: int = 1) -> None:
+def _adam(operations: ModuleType, *, moment: int = 8, gradient: int = 8, decayed: int = 1, handles: int = 1) -> None:
     made = [tf.Variable(tf.ones(size)) for size in (8, moment, 8)]
     operations.fashion_adam(
-        *([variable.handle] for variable in made),
+        *([tf.stack([variable.handle])[:handles]] for variable in made),
         [tf.ones(gradient)],
         tf.constant(1, tf.int64),
         0.1,
@@ -257,6 +257,7 @@ INVALID: dict[str, Callable[[ModuleType], object]] = {
     "pointwise gradient: short moments": lambda o: _pointwise_gradient(o, _normal(1, 2, 2, 4), moments=3),
     "depthwise gradient: short moments": lambda o: _depthwise_gradient(o, _normal(1, 5, 5, 8), moments=7),
     "normalise gradient: lengths differ": lambda o: o.fashion_normalise_gradient(*_vector(8, 8, 8, 8, 7), epsilon=1e-3),
+    "adam: no variable": lambda o: _adam(o, handles=0),
     "adam: another moment": lambda o: _adam(o, moment=7),
     "adam: another gradient": lambda o: _adam(o, gradient=9),
     "adam: decay of other variables": lambda o: _adam(o, decayed=2),

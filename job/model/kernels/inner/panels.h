@@ -25,7 +25,6 @@ inline void normalise_row(const Pending& input, int64_t row, int64_t channels, c
     for (int j = 0; j < kTileVectors; ++j) {
       const int64_t at = c + j * kLanes, n = channels - at;
       store(out + j * kLanes, n > 0 ? relu6(load(z + at, n) * load(input.scale + at, n) + load(input.shift + at, n)) : V{});
-      if (n > 0 && n < kLanes) std::fill(out + j * kLanes + n, out + (j + 1) * kLanes, 0.f);
     }
 }
 

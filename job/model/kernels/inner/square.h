@@ -20,16 +20,21 @@ constexpr int64_t kSquare = kSide * kSide;
 // `multiply<Add>`: a square of out [32 rows, `stride` floats apart], or what is added to it: Σ over `squares` of left · right.
 #if defined(__AMX_BF16__)
 
+// gcc's intrinsics for tiles don't say which memory they read and write: what lies before must be done, nothing later begun.
+inline void in_memory() { asm volatile("" ::: "memory"); }
+
 // The thread's tile registers in our shape (16 rows of 64 bytes), and as they were afterwards: oneDNN has its own idea of them.
 class Tiles {
  public:
   Tiles() {
     _tile_storeconfig(before_);
+    in_memory();
     alignas(64) uint8_t ours[64] = {1};  // palette 1
     for (int tile = 0; tile < 8; ++tile) {
       ours[16 + 2 * tile] = 64;  // bytes of a row
       ours[48 + tile] = 16;      // rows
     }
+    in_memory();
     _tile_loadconfig(ours);
   }
   ~Tiles() { before_[0] ? _tile_loadconfig(before_) : _tile_release(); }
@@ -43,6 +48,7 @@ class Tiles {
 template <bool Add>
 inline void multiply(int64_t squares, const Half* left, int64_t left_step, const Half* right, float* out, int64_t stride) {
   float* const lower = out + 16 * stride;
+  in_memory();
   if constexpr (Add) {
     _tile_loadd(0, out, 4 * stride);
     _tile_loadd(1, out + 16, 4 * stride);
@@ -68,6 +74,7 @@ inline void multiply(int64_t squares, const Half* left, int64_t left_step, const
   _tile_stored(1, out + 16, 4 * stride);
   _tile_stored(2, lower, 4 * stride);
   _tile_stored(3, lower + 16, 4 * stride);
+  in_memory();
 }
 
 #else

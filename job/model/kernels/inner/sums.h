@@ -23,7 +23,10 @@ class Sums {
   // The sums of one row for the first `channels` channels.
   void total(int64_t row, int64_t channels, float* out) const {
     std::vector<double> sums(channels, 0.0);
-    add(row, channels, sums.data());
+    for (int64_t item = 0; item < items_; ++item) {
+      const float* part = data_ + item * width_ + row * channels_;
+      for (int64_t c = 0; c < channels; ++c) sums[c] += part[c];
+    }
     for (int64_t c = 0; c < channels; ++c) out[c] = static_cast<float>(sums[c]);
   }
 
@@ -51,13 +54,6 @@ class Sums {
   }
 
  private:
-  void add(int64_t row, int64_t channels, double* sums) const {
-    for (int64_t item = 0; item < items_; ++item) {
-      const float* part = data_ + item * width_ + row * channels_;
-      for (int64_t c = 0; c < channels; ++c) sums[c] += part[c];
-    }
-  }
-
   int64_t items_, width_, channels_;
   Shared data_;
 };

@@ -51,8 +51,11 @@ struct Adam : Operation {
     now.alpha = rate * std::sqrt(1 - std::pow(beta2, step)) / (1 - std::pow(beta1, step));
     std::vector<tensorflow::core::RefCountPtr<Var>> variables(3 * count);
     std::vector<AdamSlice> slices;
-    for (int i = 0; i < 3 * count; ++i)
-      OP_REQUIRES_OK(context, LookupResource(context, HandleFromInput(context, i), &variables[i]));
+    for (int i = 0; i < 3 * count; ++i) {
+      tensorflow::ResourceHandle handle;
+      OP_REQUIRES_OK(context, HandleFromInput(context, i, &handle));
+      OP_REQUIRES_OK(context, LookupResource(context, handle, &variables[i]));
+    }
     // In the same order everywhere, so that two such operations never wait for each other.
     std::vector<tensorflow::mutex*> mutexes;
     for (auto& variable : variables) mutexes.push_back(variable->mu());

@@ -93,7 +93,10 @@ Parallel threads(tensorflow::OpKernelContext* context) {
       return;
     }
     const auto round = std::make_shared<Round>(count, &item);
-    for (int64_t i = 0; i < helpers; ++i) workers->workers->Schedule([round] { round->work(); });
+    try {
+      for (int64_t i = 0; i < helpers; ++i) workers->workers->Schedule([round] { round->work(); });
+    } catch (const std::bad_alloc&) {  // those that were found help, and use what would be gone if this didn't wait
+    }
     round->finish();
   };
 }
