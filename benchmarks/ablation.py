@@ -1,6 +1,6 @@
 """What each part of a recipe is worth: one change at a time, judged on the validation split; the test set stays unseen.
 
-    python -m benchmarks.ablation --recipe best --epochs 10 --weights FILE --json benchmarks/records/ablation_best.json
+    python -m benchmarks.ablation --recipe best --epochs 6 --weights FILE --json benchmarks/records/ablation_best.json
 
 Each variant is a run of `job.train.train` in a process of its own and a folder of its own: stop this command and repeat
 it, and it goes on. What a record holds of other variants and seeds stays in it; one of another recipe, or of the same
@@ -18,12 +18,12 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from benchmarks.accuracy import count, ended, history, known, spread
-from job.command_line import Parser
+from benchmarks import record
+from benchmarks.accuracy import ended, history, spread
+from job.command_line import Parser, count
 from job.config import Config, plain, resolve
 from job.errors import InputError, run_main, stop_when_told
 from job.recipes import Recipe
-from job.run.checkpoints import write_atomically
 from job.run.folder import processor
 
 AS_IT_IS = "as it is"
@@ -90,22 +90,20 @@ def main() -> int:
             return code
         rows.append({"variant": name, "seed": seed, **summary(config)})
         print(f"{name}, seed {seed}: validation {100 * rows[-1]['val_accuracy']:.2f}", flush=True)
-        if args.json:
-            command = shlex.join(sys.orig_argv[1:]).replace(args.weights, weights)
-            every = together(earlier_rows(args.json, settings), rows, [*VARIANTS[args.recipe]])
-            record = {"command": command, **settings, "rows": every}
-            write_atomically(args.json, (json.dumps(record, indent=1) + "\n").encode())
+        command = shlex.join(sys.orig_argv[1:]).replace(args.weights, weights)
+        every = together(earlier_rows(args.json, settings), rows, [*VARIANTS[args.recipe]])
+        record.write(args.json, {"command": command, **settings, "rows": every})
     print(table(rows))
     return 0
 
 
 def earlier_rows(path: Path | None, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The rows of a record. Raises InputError if it is none, or was made with other settings."""
-    record = known(path, "rows")
-    for name in settings if record["rows"] else ():
-        if record.get(name) != settings[name]:
+    found = record.read(path, "rows")
+    for name in settings if found["rows"] else ():
+        if found.get(name) != settings[name]:
             raise InputError(f"{path} was made with other {name}. Name another file with --json.")
-    return record["rows"]
+    return found["rows"]
 
 
 def together(

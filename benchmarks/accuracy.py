@@ -7,7 +7,6 @@ other runs stays in it.
     python -m benchmarks.accuracy --recipe fast --seeds 3 --json FILE --picture FILE [-- --weights FILE --precision …]
 """
 
-import argparse
 import itertools
 import json
 import shlex
@@ -19,12 +18,11 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from job.command_line import Parser
+from benchmarks import record
+from job.command_line import Parser, count
 from job.config import CIRCUMSTANCES, Config, parse, parse_flags, plain, resolve
 from job.errors import InputError, RunError, run_main, stop_when_told
-from job.reading import shortened
 from job.recipes import RECIPES
-from job.run.checkpoints import write_atomically
 
 GOAL = 0.945
 FIRST_SEED = 2017
@@ -48,8 +46,7 @@ def main() -> int:
     options = argv[end + 1 :]
     if ours := parse_flags(options, "python -m job.train").keys() & OURS:
         raise InputError(f"option {min(ours)} can't stand behind --. Leave it out.")
-    record = known(args.json, "runs")
-    together(record["runs"], [])  # what is wrong with it is told before anything is trained
+    together(record.read(args.json, "runs")["runs"], [])  # what is wrong with it is told before anything is trained
     stop, runs = stop_when_told(), []
     for recipe, number in itertools.product(args.recipe, range(args.seeds)):
         job = ["--recipe", recipe, "--seed", str(FIRST_SEED + number), *options]
@@ -59,37 +56,12 @@ def main() -> int:
         if code := train([*job, "--run", str(folder)], args.ranks, stop):
             return code
         runs.append(summary(config, folder))
-        record["runs"] = together(known(args.json, "runs")["runs"], runs)  # others may have written meanwhile
-        if args.json:
-            write_atomically(args.json, (json.dumps(record, indent=1) + "\n").encode())
+        every = together(record.read(args.json, "runs")["runs"], runs)  # others may have written meanwhile
+        record.write(args.json, {"runs": every})
     print("\n\n".join(part for part in (table(runs), paired(runs)) if part))
     if args.picture:
-        draw(record["runs"], args.picture)
+        draw(every, args.picture)
     return 0
-
-
-def count(text: str) -> int:
-    """A whole number from 1 on, for the command line."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on: received {text}")
-    return int(text)
-
-
-def known(path: Path | None, rows: str) -> dict[str, Any]:
-    """A record as earlier calls left it, with no `rows` if there is none. Raises InputError if it is something else."""
-    if path is None:
-        return {rows: []}
-    if not path.parent.is_dir():
-        raise InputError(f"the folder of {path} is not there. Make it, or name another with --json.")
-    if not path.exists():
-        return {rows: []}
-    try:
-        record = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is no record: {error}. Name another file with --json.") from None
-    if not isinstance(record, dict) or not isinstance(record.get(rows), list):
-        raise InputError(f"{path} is no record with {rows}: received {shortened(record)}. Name another with --json.")
-    return record
 
 
 def together(earlier: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -231,14 +203,6 @@ def spread(values: Sequence[float], sign: str = "") -> str:
     """Mean, and the sample's standard deviation where there are two values or more."""
     mean = f"{statistics.mean(values):{sign}.2f}"
     return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
-
-
-def short(commit: str | None) -> str:
-    """A commit's first twelve digits, and the mark of a tree that was not quite it."""
-    if commit is None:
-        return "unknown"
-    digits, _, mark = commit.partition("-")
-    return f"{digits[:12]}-{mark}" if mark else digits[:12]
 
 
 def draw(runs: Sequence[dict[str, Any]], picture: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.accuracy import short
+from benchmarks.record import short
 from tune import charts, records
 from tune.records import Summary
 

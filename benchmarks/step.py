@@ -27,9 +27,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.accuracy import count
 from benchmarks.step_picture import draw
-from job.command_line import Parser
+from job.command_line import Parser, count
 from job.errors import InputError, RunError, run_main
 from job.model.kernels.library import BFLOAT16_FLAGS
 from job.run.folder import BFLOAT16, commit, processor

@@ -22,10 +22,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from benchmarks.accuracy import count, known
-from job.command_line import Parser
+from benchmarks import record
+from job.command_line import Parser, count
 from job.errors import run_main
-from job.run.checkpoints import write_atomically
 from job.run.folder import environment
 
 RESOLUTION, BATCH, EPOCHS, IMAGES, VALIDATION = 56, 64, 20, 55_000, 5_000
@@ -39,7 +38,7 @@ def main() -> int:
     parser.add_argument("--turns", type=count, default=5, help="turns (5)")
     parser.add_argument("--json", type=Path, help="write the record here, beside those of other processors")
     args = parser.parse_args()
-    machines = known(args.json, "machines")["machines"]
+    machines = record.read(args.json, "machines")["machines"]
     machine = {
         **environment(ranks=1, threads=len(os.sched_getaffinity(0)), kernels="of TensorFlow, in stock Keras"),
         "command": shlex.join(sys.orig_argv[1:]),
@@ -49,9 +48,8 @@ def main() -> int:
     earlier = [other for other in machines if all(other.get(name) == machine[name] for name in SAME)]
     machine |= summary([*(turn for other in earlier for turn in other["turns"]), *measured(args.steps, args.turns)])
     print(json.dumps(machine, indent=1))
-    if args.json:
-        others = [other for other in machines if other["processor"] != machine["processor"]]
-        write_atomically(args.json, (json.dumps({"machines": [*others, machine]}, indent=1) + "\n").encode())
+    others = [other for other in machines if other["processor"] != machine["processor"]]
+    record.write(args.json, {"machines": [*others, machine]})
     return 0
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ablation, accuracy, cost_model, search_record
+from benchmarks.record import short
 from job.errors import RunError, run_main
 
 ROOT = Path(__file__).parents[1]
@@ -133,7 +134,7 @@ def speed(runs: Sequence[dict[str, Any]], stocks: Sequence[dict[str, Any]]) -> s
 
 def each_part(record: dict[str, Any]) -> str:
     """What benchmarks.ablation measured, and where."""
-    commits = ", ".join(dict.fromkeys(accuracy.short(row["commit"]) for row in record["rows"]))
+    commits = ", ".join(dict.fromkeys(short(row["commit"]) for row in record["rows"]))
     how = f"{record['values']['epochs']} epochs, {record['precision']}, {record['processor']}, commit {commits}:"
     return f"{how}\n\n{ablation.table(record['rows'])}"
 
@@ -185,7 +186,7 @@ def profile(record: dict[str, Any]) -> str:
     lines += [
         f"| TensorFlow's own operations, and what lies between | {rest:.1f} | {100 * rest / whole:.0f} % | – |",
         "",
-        f"{record['processor']}, one thread, {record['date']}, commit {accuracy.short(record['commit'])}: a step takes "
+        f"{record['processor']}, one thread, {record['date']}, commit {short(record['commit'])}: a step takes "
         f"{whole:.0f} ms, the large product reaches {large:.0f} GFLOP/s.",
     ]
     return "\n".join(lines)
@@ -218,7 +219,7 @@ def pipeline(record: dict[str, Any], step_record: dict[str, Any]) -> str:
 
 def machine(record: dict[str, Any]) -> str:
     """Where and when something was measured."""
-    commit = f", commit {accuracy.short(record['commit'])}" if record.get("commit") else ""
+    commit = f", commit {short(record['commit'])}" if record.get("commit") else ""
     return f"{record.get('processor') or record['cpu']}, {record['date']}{commit}."
 
 

@@ -12,3 +12,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise InputError with argparse's own words and where help is."""
         raise InputError(f"{message}. `{self.prog} --help` lists the options.")
+
+
+def count(text: str) -> int:
+    """A whole number from 1 on, for the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on: received {text}")
+    return int(text)

@@ -1,0 +1,40 @@
+"""The JSON files that hold what was measured: read, written whole, and the commits in them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from job.errors import InputError
+from job.reading import shortened
+from job.run.checkpoints import write_atomically
+
+
+def read(path: Path | None, rows: str) -> dict[str, Any]:
+    """A record as earlier calls left it, with no `rows` if there is none. Raises InputError if it is something else."""
+    if path is None:
+        return {rows: []}
+    if not path.parent.is_dir():
+        raise InputError(f"the folder of {path} is not there. Make it, or name another with --json.")
+    if not path.exists():
+        return {rows: []}
+    try:
+        record = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is no record: {error}. Name another file with --json.") from None
+    if not isinstance(record, dict) or not isinstance(record.get(rows), list):
+        raise InputError(f"{path} is no record with {rows}: received {shortened(record)}. Name another with --json.")
+    return record
+
+
+def write(path: Path | None, record: dict[str, Any]) -> None:
+    """Write a record, if a path is given, so that it is there whole or as it was."""
+    if path is not None:
+        write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def short(commit: str | None) -> str:
+    """A commit's first twelve digits, and the mark of a tree that was not quite it."""
+    if commit is None:
+        return "unknown"
+    digits, _, mark = commit.partition("-")
+    return f"{digits[:12]}-{mark}" if mark else digits[:12]
