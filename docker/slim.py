@@ -27,6 +27,7 @@ UNUSED = {
         "tensorflow/**/python/tests",
     ],
     "Ray's Java and reinforcement learning": ["ray/jars", "ray/rllib"],
+    "what Ray's dashboard could log in to clouds and make environments with": ["cryptography", "virtualenv"],
     "Arrow's network protocol": ["pyarrow/*flight*"],
 }
 """What goes, as patterns below site-packages, under the reason why it can."""
@@ -36,7 +37,8 @@ STRIPPED = ["horovod/**/*.so", "pyarrow/*.so*", "ray/_raylet.so", "ray/core/**/*
 
 IMPORTED = """
 import horovod.tensorflow, jinja2, keras, matplotlib.pyplot, optuna, pandas, pooch, psutil, pyarrow.parquet
-import pydantic_settings, ray, ray.tune, ray.tune.search.optuna, rich.table, safetensors.numpy, tensorboardX, yaml
+import pydantic_settings, ray.dashboard.optional_deps, ray.tune.search.optuna, rich.table, safetensors.numpy
+import tensorboardX, yaml
 """
 """What jobs import. Its bytecode goes along, because on a read-only root file system Python can't keep any."""
 

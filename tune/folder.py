@@ -17,6 +17,8 @@ from job.run.folder import environment
 from tune.settings import CHANGEABLE, PROGRAM, Search, Settings
 
 BOOKS = "trials.parquet"
+LOST_LOCK = 120.0
+"""Seconds for a folder in use: a file server keeps the lock of a machine that was lost for a while (NFS 4: 90)."""
 SCRATCH = ".ranks"
 """Where the ranks' run folders are while they work; removed with all that is in it."""
 
@@ -24,10 +26,14 @@ SCRATCH = ".ranks"
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
     """The folder, made if missing, for this process alone. Raises InputError: another search is at work in it."""
-    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    lock = filelock.FileLock(folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            print(f"{folder} is in use; trying for {LOST_LOCK:.0f} s: a lost machine may have held it", flush=True)
+            lock.acquire(timeout=LOST_LOCK)
     except filelock.Timeout:
         raise InputError(
             f"folder {folder} is in use by another search. Wait for it, or choose another with --out."

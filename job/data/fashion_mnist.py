@@ -1,10 +1,4 @@
-"""Fashion-MNIST: found in a folder or in the cache, or downloaded, and read.
-
-    python -m job.data.fashion_mnist [--data-dir DIR]
-
-finds or downloads it, says in one line where it is and exits with 0, or says in one line why it can't be had and exits
-with 2.
-"""
+"""Fashion-MNIST: found in a folder or in the cache, or downloaded, and read."""
 
 import hashlib
 import logging
@@ -16,11 +10,9 @@ import pooch
 
 from horovod_keras.control import within
 from job import cache
-from job.command_line import Parser
-from job.config import usual_data_dir
 from job.data.arrays import CLASS_NAMES, Arrays
 from job.data.formats import check_pair, opened, read_csv, read_idx_images, read_idx_labels, read_npz, refuse
-from job.errors import InputError, refused_here, run_main
+from job.errors import InputError, refused_here
 
 __all__ = ["CLASS_NAMES", "Arrays", "Source", "find", "load"]
 
@@ -174,20 +166,3 @@ def _download(folder: Path) -> None:
         failed = cache.cause(problem)
     if failed:
         raise InputError(f"Fashion-MNIST could not be downloaded: received {failed}. {_HOW}")
-
-
-def main() -> int:
-    """Find or download Fashion-MNIST, read it and say where it is."""
-    parser = Parser("python -m job.data.fashion_mnist", description="Find or download Fashion-MNIST.")
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        help="a folder with its files, or an .npz file (default: $FASHION_MNIST_DIR, else the cache)",
-    )
-    arrays = load(parser.parse_args().data_dir or usual_data_dir())
-    print(f"Fashion-MNIST: {len(arrays.train_labels):,} and {len(arrays.test_labels):,} images from {arrays.source}")
-    return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

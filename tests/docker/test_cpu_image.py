@@ -211,6 +211,17 @@ def test_a_small_search_runs_inside(podman, cpu_image, runs) -> None:
     }
 
 
+def test_a_search_is_handed_in_as_kuberay_does_it(podman, cpu_image, runs) -> None:
+    search = ["python", "-m", "tune.sweep", "--address=auto", *SMALL, "--trials=1", "--epochs=1", "--out=/runs/handed"]
+    start = "ray start --head --num-cpus=2 --disable-usage-stats"
+    script = f"{start} && ray job submit --address=http://127.0.0.1:8265 -- {' '.join(search)}"
+    options = [*READ_ONLY, "--shm-size=1g", "--volume", f"{runs}:/runs", "--env=RAY_AUTH_MODE=token"]
+    options.append(f"--env=RAY_AUTH_TOKEN={'5' * 64}")
+    done = podman("run", "--rm", *options, cpu_image, "sh", "-c", script, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (runs / "handed/report.html").exists()
+
+
 def one_line(done: subprocess.CompletedProcess[str]) -> str:
     assert done.returncode == 2, done.stdout + done.stderr
     (line,) = (line for line in done.stderr.splitlines() if line)

@@ -51,6 +51,19 @@ def test_the_users_own_data_are_used_and_a_wrong_folder_is_no_reason_for_others(
     assert (refused.returncode, refused.stdout) == (2, "") and "/nowhere" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("named", "missing"),
+    [
+        ("--weights imagenet --dataset garments", "ImageNet weights could not"),
+        ("--weights none --dataset fashion-mnist", "Fashion-MNIST could not"),
+    ],
+)
+def test_what_is_named_and_cannot_be_had_is_an_error(fetch, named, missing):
+    done = fetch(*named.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith(f"error: {missing}")
+
+
 def test_options_are_checked_with_the_recipe_that_make_train_adds(fetch):
     there = ["--weights", "none", "--dataset", "garments"]
     done = fetch("--weight-decay", "0.01", *there)

@@ -1,6 +1,7 @@
 """Every overlay, rendered: valid for Kubernetes 1.30 and newer, and as strict as we promise."""
 
 import functools
+import importlib.util
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ import pytest
 import yaml
 
 from horovod_keras.launch import parse
+from job.config import parse_flags, resolve
 from tests.k8s.rules import Document, complaints, containers, templates
 from tune.settings import parse as parse_search
 
@@ -173,7 +175,27 @@ def test_the_sweep_accepts_its_arguments_and_fetches_no_weights_of_its_own(overl
     assert str(search.settings.out) == "/runs/sweep"
     assert search.space.fixed["weights"] == "/data/fashion-job/weights/mobilenet_1_0_224_tf_no_top.h5"
     initial = [c for d in documents for t in templates(d) for c in t["spec"].get("initContainers", [])]
-    assert len(initial) == 1 and "imagenet_weights" in initial[0]["args"][0]
+    assert len(initial) == 1
+
+
+@pytest.mark.parametrize("overlay", ["gpu", "many-nodes", "sweep-job", "sweep-rayjob"])
+def test_the_download_is_a_command_that_wants_both_data_and_weights(overlay: str) -> None:
+    (container,) = [c for d in render(overlay) for t in templates(d) for c in t["spec"].get("initContainers", [])]
+    line = [*container["command"], *container.get("args", [])]
+    module = line.index("-m") + 1
+    assert line[module - 2] == "python" and importlib.util.find_spec(line[module]) is not None
+    assert line[module] == "job.fetch"
+    assert resolve([parse_flags(line[module + 1 :], "fetch")]).weights == "imagenet"
+    assert {"--dataset", "--weights"} <= {*line}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_shared_memory_is_what_ranks_nccl_and_ray_need(overlay: str) -> None:
+    wanted = {"many-nodes": ["8Gi"], "sweep-job": ["4Gi"], "sweep-rayjob": ["2Gi", "4Gi", "512Mi"]}
+    pods = [t["spec"]["volumes"] for d in render(overlay) for t in templates(d)]
+    sizes = [v["emptyDir"]["sizeLimit"] for volumes in pods for v in volumes if v["name"] == "shm"]
+    assert sizes == wanted.get(overlay, ["512Mi"] * len(pods))
+    assert all(v["emptyDir"]["sizeLimit"] == "4Gi" for volumes in pods for v in volumes if v["name"] == "tmp")
 
 
 def test_no_pod_of_cpu_local_needs_a_download() -> None:

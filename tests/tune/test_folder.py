@@ -8,6 +8,7 @@ import yaml
 
 from job.errors import InputError
 from tests.tune.books import make_folder
+from tune import folder
 from tune.folder import claim, described, has_state, held, keep_state
 from tune.settings import parse
 
@@ -63,9 +64,11 @@ def test_sweep_yaml_is_plain_yaml(tmp_path: Path) -> None:
     assert kept["job"]["data_dir"] == str(tmp_path)
 
 
-def test_one_search_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
+def test_one_search_at_a_time_works_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(folder, "LOST_LOCK", 0.2)
     with held(tmp_path / "s"), pytest.raises(InputError, match="in use by another search"), held(tmp_path / "s"):
         pass
+    assert "is in use; trying for 0 s: a lost machine may have held it" in capsys.readouterr().out
     with held(tmp_path / "s"):
         pass
     (tmp_path / "file").write_text("")

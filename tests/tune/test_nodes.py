@@ -1,8 +1,12 @@
 """Groups and searches on a cluster of two nodes, both of them on this machine."""
 
+import contextlib
 import logging
 import os
 import signal
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +16,10 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from tests.tune.searches import RANK, TRIAL, Sweep, all_gone, named
+from tests.tune.searches import RANK, ROOT, SMALL, TRIAL, Sweep, all_gone, named
 from tune.group import ProcessGroup
 from tune.member import Member
-from tune.records import summaries
+from tune.records import read, summaries
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +77,30 @@ def leftovers(address: str) -> list[str]:
 def listening() -> set[int]:
     """Ports that processes of trials and ranks listen on."""
     return {c.laddr.port for p in workers() for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+
+
+@pytest.fixture
+def head() -> Iterator[dict[str, str]]:
+    """The environment of commands for a Ray head that is started by them, and ended here."""
+    with tempfile.TemporaryDirectory() as folder:  # a short name: sockets lie in it
+        yield os.environ | {"RAY_AUTH_MODE": "token", "RAY_TMPDIR": folder, "PYTHONPATH": str(ROOT)}
+        for process in psutil.process_iter(["cmdline"]):
+            if folder in " ".join(process.info["cmdline"] or ()):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+
+@pytest.mark.slow
+def test_a_search_is_handed_in_as_kuberay_does_it(head: dict[str, str], tmp_path: Path) -> None:
+    start = ["start", "--head", "--num-cpus=2", "--port=0", "--dashboard-port=28265", "--dashboard-agent-listen-port=0"]
+    search = [sys.executable, "-m", "tune.sweep", *SMALL, "--address=auto", f"--out={tmp_path / 's'}", "--trials=1"]
+    submit = ["job", "submit", "--address=http://127.0.0.1:28265", "--", *search, "--epochs=1"]
+    for words in (start, submit):
+        command = [sys.executable, "-m", "ray.scripts.scripts", *words]
+        done = subprocess.run(command, cwd=ROOT, env=head, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stdout + done.stderr
+    (trial,) = summaries(read(tmp_path / "s/trials.parquet"), "search")
+    assert (trial.status, trial.epochs) == ("done", 1)
 
 
 @pytest.mark.slow

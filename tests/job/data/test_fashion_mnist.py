@@ -3,10 +3,7 @@
 import functools
 import hashlib
 import http.server
-import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -155,30 +152,6 @@ def test_a_server_that_never_ends_is_given_up_in_bounded_time(cache, monkeypatch
         with pytest.raises(InputError, match="not within 1 s"):
             load(None)
     assert time.monotonic() - start < 20  # and not the silence of 30 s that one read may have
-
-
-def _command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "job.data.fashion_mnist", *arguments],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def test_the_command_says_in_one_line_where_the_data_are(tmp_path, small):
-    written.write_idx(tmp_path, small, zipped=True)
-    for done in (_command("--data-dir", str(tmp_path)), _command(FASHION_MNIST_DIR=str(tmp_path))):
-        assert done.returncode == 0 and done.stderr == ""
-        assert done.stdout == f"Fashion-MNIST: 120 and 30 images from {tmp_path}\n"
-
-
-def test_the_command_says_in_one_line_what_is_wrong_and_exits_with_2(tmp_path):
-    done = _command("--data-dir", str(tmp_path))
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.count("\n") == 1 and str(tmp_path) in done.stderr
 
 
 def test_the_published_files_are_read(fashion_mnist_dir):
