@@ -60,37 +60,33 @@ class BroadcastInitialState(keras.callbacks.Callback):
 
 
 class WarmUp(keras.callbacks.Callback):
-    """Raise the learning rate linearly from the optimizer's own to ``size`` times that, then leave it alone.
+    """Raise the learning rate linearly from that of one rank to ``size`` times that, then leave it alone.
 
     Goyal et al. 2017, "Accurate, Large Minibatch SGD" (arXiv:1706.02677), section 2.2: N ranks see N times the batch,
     so the rate is N times as large, reached gradually.
 
     Args:
         ranks: whose number scales the rate.
+        learning_rate: of one rank. Not read from the optimizer, which has another one after a resume.
         steps: updates until the full rate is reached; 0 scales at once.
 
     Raises:
         ValueError: when training begins, if the optimizer's rate is a schedule: put the warm-up into that instead.
     """
 
-    def __init__(self, ranks: Collectives, *, steps: int) -> None:
+    def __init__(self, ranks: Collectives, *, learning_rate: float, steps: int) -> None:
         super().__init__()
-        self.ranks = ranks
-        self.steps = steps
-        self._base: float | None = None
+        self.ranks, self.learning_rate, self.steps = ranks, learning_rate, steps
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        optimizer = self.model.optimizer
-        if not isinstance(optimizer._learning_rate, keras.Variable):
+        if not isinstance(self.model.optimizer._learning_rate, keras.Variable):
             raise ValueError("WarmUp needs a learning rate that can be set: received a schedule. Put it in there.")
-        if self._base is None:
-            self._base = float(optimizer.learning_rate)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         done = int(self.model.optimizer.iterations)
-        if self._base is not None and done <= self.steps:
+        if done <= self.steps:
             progress = 1.0 if self.steps == 0 else done / self.steps
-            self.model.optimizer.learning_rate = self._base * (1 + (self.ranks.size - 1) * progress)
+            self.model.optimizer.learning_rate = self.learning_rate * (1 + (self.ranks.size - 1) * progress)
 
 
 class BatchNormStatistics(keras.callbacks.Callback):
@@ -180,3 +176,7 @@ class AgreedStop(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if self.agreed:
             self.model.stop_training = True
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        if self.agreed:  # done: another `fit` is not to end after its first update
+            self._request = 0.0

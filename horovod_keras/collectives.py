@@ -103,7 +103,7 @@ class Horovod:
     def _meet(self) -> None:
         # Gloo ends the process when its time is up, without a word about who waited: ours is up before.
         limit = float(os.environ["HOROVOD_GLOO_TIMEOUT_SECONDS"]) - 1
-        with Watchdog(launched_rank() or 0, "the other ranks", MEETING_TIMEOUT if is_elastic() else limit):
+        with Watchdog(self.rank, "the other ranks", MEETING_TIMEOUT if is_elastic() else limit):
             self._hvd.init()
         self.rank = self._hvd.rank()
         self.size: int = self._hvd.size()

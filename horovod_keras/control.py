@@ -16,12 +16,12 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any, Literal, TypeVar
 
+from horovod_keras.background import within
 from horovod_keras.guard import Guard
 
 _MOST_BYTES = 1 << 20
@@ -242,25 +242,3 @@ def resolve(host: str, limit: float) -> str:
     except OSError as error:
         raise UnreachableError(f"the name {host} doesn't resolve ({error.strerror or error})") from None
     return str(found[0][4][0])
-
-
-def within(limit: float, name: str, work: Callable[[], T]) -> T:
-    """What `work` returns. It runs in a thread that nobody waits for any longer than ``limit`` seconds.
-
-    Raises:
-        TimeoutError: it took longer.
-        Exception: what `work` raised.
-    """
-    done: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(work())
-        except Exception as error:
-            done.set_exception(error)
-
-    threading.Thread(target=run, name=name, daemon=True).start()
-    try:
-        return done.result(limit)
-    except TimeoutError:
-        raise TimeoutError(f"not within {limit:g} s") from None

@@ -129,6 +129,12 @@ class Coordinator:
         with self._lock:
             return any(p.beat.running or not p.heard_since_stop for index, p in self._pods.items() if index != 0)
 
+    @property
+    def over(self) -> bool:
+        """Whether all is decided, and only to be told."""
+        with self._lock:
+            return self._phase is Phase.OVER
+
     def _take_in(self, beat: Beat) -> None:
         known = self._pods.get(beat.pod)
         if known is not None and known.beat.life != beat.life:

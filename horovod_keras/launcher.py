@@ -16,7 +16,7 @@ from types import FrameType
 
 from horovod_keras.control import Beat, Channel, ControlServer, Order, RefusedError, UnreachableError, resolve
 from horovod_keras.coordinator import FAILED, MISUSED, PREEMPTED, REMINDER, Coordinator, Rules
-from horovod_keras.ranks import KILL_AFTER, Ranks
+from horovod_keras.ranks import KILL_AFTER, RankExit, Ranks
 from horovod_keras.rendezvous import Rendezvous, address_towards, interface_of, interface_variables
 from horovod_keras.voice import tell
 
@@ -69,6 +69,7 @@ class Launcher:
         self._life = secrets.token_hex(8)
         self._number = self._generation = self._restarts = 0
         self._ranks: Ranks | None = None
+        self._exits: list[RankExit] = []
         self._told_at: float | None = None
         self._over_at: float | None = None
         self._started = time.monotonic()
@@ -197,7 +198,7 @@ class Launcher:
             generation=self._generation,
             restarts=self._restarts,
             running=self._running,
-            exits=[(e.rank, e.code, e.asked) for e in self._ranks.exits] if self._ranks else [],
+            exits=[(e.rank, e.code, e.asked) for e in (self._ranks.exits if self._ranks else self._exits)],
             leaving=self._told_at is not None,
             bye=bye,
         )
@@ -228,9 +229,12 @@ class Launcher:
             self._ranks = Ranks(self._settings.command, environments, label=environments[0]["HOROVOD_SIZE"] != "1")
         except OSError as error:
             failed = f"can't run {self._settings.command[0]!r}: {error.strerror}."
-            if error.errno in _WRONG_COMMAND:
-                raise LaunchError(MISUSED, f"{failed} Give a COMMAND after --.") from None
-            raise LaunchError(FAILED, f"{failed} Free some of it; the same command may then work.") from None
+            if error.errno not in _WRONG_COMMAND:
+                raise LaunchError(FAILED, f"{failed} Free some of it; the same command may then work.") from None
+            # As ranks that have ended so: pod 0 then ends all, and nobody waits for this pod's.
+            say(f"error: {failed} Give a COMMAND after --.")
+            self._ranks = None
+            self._exits = [RankExit(int(e["HOROVOD_RANK"]), MISUSED, False) for e in environments]
 
     def _not_heard(self, since: float, what: str) -> None:
         """Pod 0 is silent: end the ranks after a while, then wait for it to come (back), and give up in the end."""
@@ -263,8 +267,8 @@ class Launcher:
         if self._told_at is None:
             return None
         in_time = now - self._told_at < self._rules.grace
-        if in_time and self._coordinator and self._coordinator.others_running:
-            return None
+        if in_time and self._coordinator and (self._coordinator.others_running or self._coordinator.over):
+            return None  # others are to save, or to be told how it ended
         if (
             in_time
             and order is not None

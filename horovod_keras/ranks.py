@@ -14,6 +14,8 @@ from typing import IO
 
 KILL_AFTER = 3.0
 """Seconds from SIGTERM to SIGKILL where nothing is left to save: a rank of a broken world."""
+LEFT_BEHIND = 60.0
+"""Seconds of SIGKILL after which a rank that is still there, since its device hangs, is waited for no longer."""
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
@@ -31,8 +33,9 @@ class RankExit:
     """Whether the launcher had told it to end: then its code says nothing about a cause."""
 
     def __str__(self) -> str:
-        how = f"was killed by {signal.Signals(-self.code).name}" if self.code < 0 else f"ended with {self.code}"
-        return f"rank {self.rank} {how}"
+        names = {number.value: number.name for number in signal.Signals}  # real-time signals have none
+        killer = names.get(-self.code, f"signal {-self.code}")
+        return f"rank {self.rank} " + (f"was killed by {killer}" if self.code < 0 else f"ended with {self.code}")
 
 
 def _dies_with(launcher: int) -> Callable[[], None]:
@@ -103,8 +106,8 @@ class Ranks:
 
     @property
     def running(self) -> bool:
-        """Whether any rank was running at the last ``poll``."""
-        return bool(self._running)
+        """Whether any rank was running at the last ``poll``, and is worth waiting for: see `LEFT_BEHIND`."""
+        return bool(self._running) and time.monotonic() < self._kill_at + LEFT_BEHIND
 
     def poll(self) -> list[RankExit]:
         """Note who has ended since the last call and return them; kill those whose time is up."""

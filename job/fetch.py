@@ -39,7 +39,7 @@ def main() -> int:
         from job.model.weights import imagenet_weights
 
         try:
-            print(f"weights: {imagenet_weights(1.0)}", file=sys.stderr)
+            print(f"weights: {imagenet_weights()}", file=sys.stderr)
         except InputError as error:
             if "weights" in given:
                 raise

@@ -46,7 +46,7 @@ def main() -> int:
     try:
         result = train(config, ranks, stop=stop, whole_process=True)
     finally:
-        world.expect_the_end(ranks)
+        world.leaving(ranks)
     ranks.leave()
     end_undisturbed()
     return PREEMPTED if result["status"] == "preempted" else 0
@@ -110,9 +110,11 @@ def run(
     from horovod_keras.callbacks import BroadcastInitialState, MetricAverage
     from job.model import training
     from job.run import epochs, finish, start, world
-    from job.run.callbacks import Journal, Keeper
+    from job.run.callbacks import Keeper
+    from job.run.journal import Journal
     from job.run.profile import Profile
 
+    watch.expect("the data", world.SETUP_TIMEOUT)
     with timings.of("data"):
         data = start.load(config, ranks, stop)
         folder = start.open_folder(config, data.set.digest, ranks, stop)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
+from horovod_keras.voice import tell
 from job.config import Config
 from job.errors import InputError, RunError
 from tune.folder import SCRATCH
@@ -111,7 +112,7 @@ def reserved(work: Task) -> Iterator[PlacementGroup]:
     try:
         if not bundles.wait(_PATIENCE):
             lack = f"a trial needs {_needs(work)}; free are {_amounts(ray.available_resources())} in all"
-            print(f"waiting up to {_MOST_PATIENCE} s for the cluster: {lack}", flush=True)
+            tell(f"waiting up to {_MOST_PATIENCE} s for the cluster: {lack}")
             if not bundles.wait(_MOST_PATIENCE):
                 raise RunError(f"the cluster is busy: {lack}. Try again later; the same command goes on.")
         yield bundles

@@ -10,6 +10,7 @@ from typing import Any
 import filelock
 import yaml
 
+from horovod_keras.voice import tell
 from job.config import read_yaml
 from job.errors import InputError
 from job.run.checkpoints import write_atomically
@@ -32,7 +33,7 @@ def held(folder: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            print(f"{folder} is in use; trying for {LOST_LOCK:.0f} s: a lost machine may have held it", flush=True)
+            tell(f"{folder} is in use; trying for {LOST_LOCK:.0f} s: a lost machine may have held it")
             lock.acquire(timeout=LOST_LOCK)
     except filelock.Timeout:
         raise InputError(
@@ -41,6 +42,8 @@ def held(folder: Path) -> Iterator[None]:
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise InputError(f"folder {folder} can't be used: {error.strerror}. Choose another with --out.") from None
     try:
+        for left in folder.glob(".*.partial"):  # by a search that was killed while it wrote
+            left.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

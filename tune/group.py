@@ -11,6 +11,7 @@ The processes stay, with all that they have imported, and one function after ano
 world of its own. They are actors owned by the process that makes the group: should it die, Ray ends them.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +28,8 @@ _LAST_WORDS = 3.0
 # Seconds for the processes to start, once they have their resources, and for one of them to answer at all.
 _START = 300.0
 _SILENCE = 300.0
+# Seconds for the last rank to end after the first has.
+_PARTING = 120.0
 # Seconds for which rank 0 may hold back the answer whether there are reports.
 _TAKE = 10.0
 
@@ -72,7 +75,7 @@ class ProcessGroup:
         self._running: dict[ray.ObjectRef, int] = {}
         self._results: dict[int, Any] = {}
         self._taking: ray.ObjectRef | None = None
-        self._answers_by = 0.0
+        self._answers_by = self._end_by = math.inf
         self._drained = True
         actor: Any = ray.remote(MemberProcess)
         started = [
@@ -101,7 +104,7 @@ class ProcessGroup:
     @property
     def finished(self) -> bool:
         """Whether nothing runs, and all reports are taken."""
-        return not self._running and self._taking is None
+        return not self._running and self._taking is None and self._drained
 
     @property
     def results(self) -> list[Any]:
@@ -121,9 +124,8 @@ class ProcessGroup:
         worlds = self._worlds()
         prepared = [p.prepare.remote(rank, size, worlds[rank]) for rank, p in enumerate(self._processes)]
         ray.get(prepared, timeout=_SILENCE)
-        self._results, self._drained = {}, False
+        self._results, self._drained, self._end_by = {}, False, math.inf
         self._running = {p.execute.remote(function, args): rank for rank, p in enumerate(self._processes)}
-        self._take(_TAKE)
 
     def poll(self, timeout: float) -> list[Any]:
         """What rank 0 has reported since the last call; empty when nothing came in `timeout` seconds or all is done.
@@ -133,24 +135,21 @@ class ProcessGroup:
         """
         deadline = time.monotonic() + timeout
         while not self.finished:
+            self._take()
             waited = [*self._running, *([self._taking] if self._taking else [])]
-            until = min(deadline, self._answers_by) if self._taking else deadline
+            until = min(deadline, self._answers_by, self._end_by)
             ready, _ = ray.wait(waited, timeout=max(0.0, until - time.monotonic()))
             if not ready:
-                if until < deadline:
-                    raise self._failed([Failure(0, ("SilentError",), f"it hasn't answered for {_SILENCE:.0f} s", "")])
-                return []
+                if until == deadline:
+                    return []
+                silent, what = 0, f"it hasn't answered for {_SILENCE:.0f} s"
+                if until == self._end_by:
+                    silent = min(self._running.values())
+                    what = f"it didn't end within {_PARTING:.0f} s of the first rank"
+                raise self._failed([Failure(silent, ("SilentError",), what, "")])
             if ready[0] in self._running:
                 self._ended(ready[0])
-                continue
-            reports = self._reports()
-            if self._running:
-                self._take(_TAKE)
-            elif not self._drained:
-                # The call before may have come back just before the function's last report.
-                self._drained = True
-                self._take(0.0)
-            if reports:
+            elif reports := self._reports():
                 return reports
         return []
 
@@ -177,7 +176,7 @@ class ProcessGroup:
     def shutdown(self) -> None:
         """End the processes at once, and give back the port."""
         self._kill(self._processes)
-        self._processes, self._running, self._taking = [], {}, None
+        self._processes, self._running, self._taking, self._drained = [], {}, None, True
         if self._rendezvous:
             self._rendezvous.close()
             self._rendezvous = None
@@ -198,12 +197,18 @@ class ProcessGroup:
         interfaces = [interface_variables(interface) for _, interface in self._places]
         return [one | two for one, two in zip(environments, interfaces, strict=True)]
 
-    def _take(self, seconds: float) -> None:
+    def _take(self) -> None:
+        """Ask rank 0 for its reports, if nobody does: as long as it runs, and once more."""
+        if self._taking is not None or self._drained:
+            return
+        # The last call may have come back just before the function's last report.
+        self._drained = 0 not in self._running.values()
+        seconds = 0.0 if self._drained else _TAKE
         self._taking = self._processes[0].take.remote(seconds)
         self._answers_by = time.monotonic() + seconds + _SILENCE
 
     def _reports(self) -> list[Any]:
-        taking, self._taking = self._taking, None
+        taking, self._taking, self._answers_by = self._taking, None, math.inf
         assert taking is not None
         try:
             return ray.get(taking)
@@ -216,6 +221,7 @@ class ProcessGroup:
         if isinstance(outcome, Failure):
             raise self._failed([outcome])
         self._results[rank] = outcome
+        self._end_by = min(self._end_by, time.monotonic() + _PARTING) if self._running else math.inf
 
     def _outcome(self, call: ray.ObjectRef, rank: int) -> Any:
         try:

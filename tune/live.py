@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from horovod_keras.voice import tell
 from job.run.report import duration, percent
 from tune.estimate import Estimate
 from tune.records import Journal, Summary, last_line, ranked, summaries
@@ -45,10 +46,9 @@ class Display(Callback):
         if not self._is_live and "val_accuracy" in result:
             found = self._trials()
             mine = next(t for t in found if t.trial == trial.trial_id)
-            self._console.print(
+            tell(
                 f"trial {mine.number}, epoch {self._of_all(mine)}: {percent(result['val_accuracy'])} on the "
-                f"validation split; {self._best(found)}{self._left(found)}",
-                soft_wrap=True,
+                f"validation split; {self._best(found)}{self._left(found)}"
             )
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -57,7 +57,7 @@ class Display(Callback):
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         number = next((t.number for t in self._trials() if t.trial == trial.trial_id), None)
         what = f"trial {number} goes on from its last checkpoint" if number else "a trial begins again"
-        self._console.print(f"{what} after a failure: {last_line(trial)}", soft_wrap=True)
+        self._say(f"{what} after a failure: {last_line(trial)}")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._say_end(trial)
@@ -67,9 +67,15 @@ class Display(Callback):
         if found is None:
             return
         if problem := found.rows[-1]["problem"]:
-            self._console.print(f"trial {found.number} {found.status}: {problem}", soft_wrap=True)
+            self._say(f"trial {found.number} {found.status}: {problem}")
         elif found.status == "stopped" and not self._is_live:
-            self._console.print(f"trial {found.number} stopped early after epoch {found.epochs}")
+            tell(f"trial {found.number} stopped early after epoch {found.epochs}")
+
+    def _say(self, line: str) -> None:
+        if self._is_live:
+            self._console.print(line, soft_wrap=True)  # above the table
+        else:
+            tell(line)
 
     def _trials(self) -> list[Summary]:
         return summaries(self._journal.rows, self._journal.phase)

@@ -130,7 +130,8 @@ def _run(options: Options, files: Files) -> Iterator[tuple["Config", "Collective
             (folder / name).write_bytes(data)
     try:
         yield config, ranks
-        ranks.leave()
+        with world.leaving(ranks):
+            ranks.leave()
     finally:
         if ranks.rank == 0:
             shutil.rmtree(folder, ignore_errors=True)

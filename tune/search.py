@@ -19,6 +19,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTra
 from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
+from horovod_keras.voice import tell
 from tune.estimate import Estimate
 from tune.folder import BOOKS, has_state, keep_state, storage
 from tune.live import Display
@@ -106,7 +107,7 @@ def confirm(search: Search, work: Task, explored: Outcome, estimate: Estimate) -
     points = candidates(explored.ranking, search.settings.confirm)
     seeds = [(search.settings.seed + 1 + index) % SEEDS for index in range(search.settings.seeds)]
     wanted = [{**point, "seed": seed} for point in points for seed in seeds]
-    print(f"the best {len(points)} again, with {len(seeds)} seeds each", flush=True)
+    tell(f"the best {len(points)} again, with {len(seeds)} seeds each")
     outcome = _run(
         search,
         work,

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from horovod_keras.voice import tell
 from job.errors import RunError, run_main
 from tune import folder
 from tune.settings import PROGRAM, Search, parse
@@ -35,14 +36,14 @@ INTERRUPTED = 75
 def main() -> int:
     search = parse(sys.argv[1:])
     settings = search.settings
-    print("searched:", *search.space.lines(), sep="\n  ", flush=True)
+    tell("\n  ".join(["searched:", *search.space.lines()]))
     with folder.held(settings.out):
         folder.claim(search)
         if folder.complete(settings):
             from tune.report import write_report
 
             # Trials that failed are not tried again: another winner would have to see the test set, too.
-            print(f"this search is complete: {write_report(settings.out)} (choose another folder with --out)")
+            tell(f"this search is complete: {write_report(settings.out)} (choose another folder with --out)")
             return 0
         try:
             with stoppable(), folder.described(settings):
@@ -50,7 +51,7 @@ def main() -> int:
         except KeyboardInterrupt:
             interrupted = True
         if interrupted:
-            print(f"interrupted; go on with: {PROGRAM} --resume {shlex.quote(str(settings.out))}")
+            tell(f"interrupted; go on with: {PROGRAM} --resume {shlex.quote(str(settings.out))}")
         return INTERRUPTED if interrupted else 0
 
 
@@ -66,9 +67,9 @@ def run(search: Search) -> bool:
     with cluster.connected(settings.address), stoppable(), scratch(search):
         work = cluster.task(search)
         slots = cluster.slots(search, work)
-        print(f"{search.count()} trials of {work.ranks} rank(s), {slots} at a time", flush=True)
+        tell(f"{search.count()} trials of {work.ranks} rank(s), {slots} at a time")
         if settings.storage is None and (count := cluster.machines()) > 1:
-            print(f"trials may run on {count} machines: they must share {settings.out.absolute()}, or give --storage")
+            tell(f"trials may run on {count} machines: they must share {settings.out.absolute()}, or give --storage")
         estimate = estimated(search, work, slots)
         outcome = phases.explore(search, work, slots, estimate)
         if settings.confirm and outcome.ranking and not outcome.interrupted:
@@ -93,13 +94,13 @@ def conclude(search: Search, work: "Task", outcome: "Outcome") -> None:
     best = outcome.ranking[0]
     path = winner.write_best(search, best, outcome.seeds)
     # The page comes first, and again: whatever befalls the winner, the search's results are there.
-    print(f"the report is {write_report(settings.out)}")
-    print(f"best: {told(outcome.seeds or [best])} on the validation split with {dict(best.settings)}")
-    print(f"train it: {winner.train_command(path, work.ranks)}", flush=True)
+    tell(f"the report is {write_report(settings.out)}")
+    tell(f"best: {told(outcome.seeds or [best])} on the validation split with {dict(best.settings)}")
+    tell(f"train it: {winner.train_command(path, work.ranks)}")
     if not outcome.interrupted:
-        print("the winner sees the test set", flush=True)
+        tell("the winner sees the test set")
         result = winner.finish(search, work, best, outcome.trials[best.trial])
-        print(f"test accuracy {result['test_accuracy']:.4f}")
+        tell(f"test accuracy {result['test_accuracy']:.4f}")
         write_report(settings.out)
 
 
@@ -119,10 +120,9 @@ def estimated(search: Search, work: "Task", slots: int) -> "Estimate":
     estimate = Estimate(search, slots, speed, config)
     left = estimate.left([])
     if left is not None:
-        print(
+        tell(
             f"measured {speed:.0f} images/s at {config.resolution} px: the search takes about {duration(left)}, less "
             "what is stopped early",
-            flush=True,
         )
     return estimate
 

@@ -46,22 +46,20 @@ class DataSet:
     """SHA-256, in hexadecimal, of the images, labels and train_count: the same for the same data in any format."""
 
 
-def dataset(name: Name, data_dir: Path | None, *, seed: int = 2017, download: bool = True) -> DataSet:
+def dataset(name: Name, data_dir: Path | None) -> DataSet:
     """Find or draw a data set and open it by way of the shared cache.
 
     Args:
         name: "fashion-mnist", or "garments" for the drawn one (60,000 and 10,000 images).
         data_dir: where Fashion-MNIST is: see `fashion_mnist.find`. The drawn data set needs none.
-        seed: of the drawing. It is part of the data set, and not the seed of a run.
-        download: whether Fashion-MNIST may be downloaded.
 
     Raises:
         InputError: Fashion-MNIST can't be found or is damaged.
     """
     if name == "garments":
-        settings = ("garments", garments.VERSION, seed, _FORMAT)
-        return open_arrow(_key(settings), lambda: garments.draw(seed=seed))
-    source = fashion_mnist.find(data_dir, download=download)
+        settings = ("garments", garments.VERSION, _FORMAT)
+        return open_arrow(_key(settings), garments.draw)
+    source = fashion_mnist.find(data_dir)
     found = open_arrow(_key(("fashion-mnist", source.digest(), _FORMAT)), source.read)
     # The cache may have been filled from a copy of the same files elsewhere.
     return replace(found, source=source.description)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pooch
 
-from horovod_keras.control import within
+from horovod_keras.background import within
 from job import cache
 from job.data.arrays import CLASS_NAMES, Arrays
 from job.data.formats import check_pair, opened, read_csv, read_idx_images, read_idx_labels, read_npz, refuse

@@ -6,6 +6,7 @@ from functools import partial
 import keras
 import tensorflow as tf
 
+from job.data.arrays import SIDE
 from job.errors import InputError
 from job.model import kernels
 from job.model.fused import FusedDepthwise, FusedGreyConv, FusedNormRelu, FusedPointwise, FusedPool
@@ -71,7 +72,6 @@ def serving_model(
     dropout: float,
     alpha: float = 1.0,
     classes: int = 10,
-    image_size: int = 28,
 ) -> keras.Model:
     """The whole network from stock layers only: uint8 [B, 28, 28] → float32 [B, classes] probabilities.
 
@@ -84,8 +84,8 @@ def serving_model(
     keras.config.set_dtype_policy("float32")
     try:
         low, high = input_range
-        images = keras.Input((image_size, image_size), dtype="uint8", name="image")
-        x = keras.layers.Reshape((image_size, image_size, 1), name="channel")(images)
+        images = keras.Input((SIDE, SIDE), dtype="uint8", name="image")
+        x = keras.layers.Reshape((SIDE, SIDE, 1), name="channel")(images)
         x = keras.layers.Rescaling((high - low) / 255, low, name="scale")(x)
         resize = keras.layers.Resizing(resolution, resolution, interpolation="bilinear", name="resize")
         # Said outright: Keras would take this layer's default for all later ones and normalise by the batch.

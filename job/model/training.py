@@ -30,15 +30,16 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         steps: updates in all.
         warmup: share of the updates in which the rate rises from 0.
         shape: ``constant``, ``linear`` or ``cosine``.
+        batches: of an update; the optimizer counts these.
     """
 
-    def __init__(self, peak: float, steps: int, warmup: float, shape: str) -> None:
+    def __init__(self, peak: float, steps: int, warmup: float, shape: str, batches: int = 1) -> None:
         self.factor = 1.0
         """What the rate is multiplied by; read when a step is traced."""
-        self.peak, self.steps, self.warmup, self.shape = peak, steps, warmup, shape
+        self.peak, self.steps, self.warmup, self.shape, self.batches = peak, steps, warmup, shape, batches
 
     def __call__(self, step: Any) -> tf.Tensor:
-        done = tf.cast(step, tf.float32)
+        done = tf.cast(step // self.batches, tf.float32)
         rising = self.warmup * self.steps
         left = tf.clip_by_value((self.steps - done) / max(self.steps - rising, 1.0), 0.0, 1.0)
         fall = {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * tf.cos(np.pi * left)}[self.shape]
@@ -46,7 +47,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         return self.factor * self.peak * rise * fall
 
     def get_config(self) -> dict[str, Any]:
-        return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup, "shape": self.shape}
+        return {name: getattr(self, name) for name in ("peak", "steps", "warmup", "shape", "batches")}
 
 
 def dropout_mask(keys: tf.Tensor, features: int, rate: float) -> tf.Tensor:
@@ -181,7 +182,7 @@ def build(config: Config, ranks: Collectives, steps: int) -> TrainingModel:
         kernels.allow(f"ours have no {config.precision} here, and on a CPU TensorFlow's is slower than float32")
     model = TrainingModel(config, ranks)
     if config.weights == "imagenet":
-        mobilenet.load_imagenet(model.backbone, mobilenet.imagenet_weights(1.0))
+        mobilenet.load_imagenet(model.backbone, mobilenet.imagenet_weights())
     elif config.weights != "none":
         mobilenet.load_imagenet(model.backbone, Path(config.weights))
     # The optimizer scales the loss itself, by a constant: Keras' own scale would be another one on each rank.
@@ -195,7 +196,8 @@ def build(config: Config, ranks: Collectives, steps: int) -> TrainingModel:
 
 
 def _optimizer(config: Config, ranks: Collectives, steps: int, model: TrainingModel) -> keras.Optimizer:
-    schedule = Schedule(config.learning_rate, steps, config.warmup, config.schedule)
+    updates = steps // config.accumulate
+    schedule = Schedule(config.learning_rate, updates, config.warmup, config.schedule, config.accumulate)
     options = {"learning_rate": schedule, "beta_2": config.beta_2}
     if config.precision == "float16":
         options["loss_scale_factor"] = LOSS_SCALE

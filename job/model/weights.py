@@ -9,11 +9,11 @@ import keras
 import numpy as np
 import pooch
 
-from horovod_keras.control import within
+from horovod_keras.background import within
 from job import cache
 from job.errors import InputError, refused_here
 
-URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet/"
+URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet/mobilenet_1_0_224_tf_no_top.h5"
 DOWNLOAD_SECONDS = 600.0
 """The most that a download of weights may take: 17 MB at about 30 kB/s."""
 # All that h5py and NumPy raise on files that are cut, flipped or laid out otherwise.
@@ -21,20 +21,17 @@ _DAMAGE = (OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupE
 _ADVICE = "Give a file with --weights FILE, or start from random weights with --weights none."
 
 
-def imagenet_weights(alpha: float) -> Path:
-    """The path of Keras' own MobileNet weights without top, downloaded once into the cache.
+def imagenet_weights() -> Path:
+    """The path of Keras' own MobileNet 1.0 weights without top, downloaded once into the cache.
 
     Keras publishes no checksum for these files, so the HDF5 signature is checked here, and every layer's shape
     when it is loaded.
 
     Raises:
-        InputError: no weights exist for this width, or they could not be downloaded in bounded time.
+        InputError: they could not be downloaded in bounded time.
         OSError: the cache's disk is full or can't be written.
     """
-    widths = {1.0: "1_0", 0.75: "7_5", 0.5: "5_0", 0.25: "2_5"}
-    if alpha not in widths:
-        raise InputError(f"no ImageNet weights exist for this width: received {alpha}. Use one of {sorted(widths)}.")
-    name = f"mobilenet_{widths[alpha]}_224_tf_no_top.h5"
+    name = URL.rpartition("/")[2]
     folder = cache.folder("weights")
     download = pooch.HTTPDownloader(timeout=(10, 60), progressbar=sys.stderr.isatty())
     try:
@@ -42,17 +39,17 @@ def imagenet_weights(alpha: float) -> Path:
             path = within(
                 DOWNLOAD_SECONDS,
                 "download",
-                lambda: Path(pooch.retrieve(URL + name, known_hash=None, fname=name, path=folder, downloader=download)),
+                lambda: Path(pooch.retrieve(URL, known_hash=None, fname=name, path=folder, downloader=download)),
             )
     except OSError as error:
         if refused_here(error):
             raise
         raise InputError(
-            f"ImageNet weights could not be downloaded: {URL + name} ({cache.cause(error)}). {_ADVICE}"
+            f"ImageNet weights could not be downloaded: {URL} ({cache.cause(error)}). {_ADVICE}"
         ) from error
     if not h5py.is_hdf5(path):
         path.unlink()
-        raise InputError(f"what was downloaded is no HDF5 file: received it from {URL + name}. {_ADVICE}")
+        raise InputError(f"what was downloaded is no HDF5 file: received it from {URL}. {_ADVICE}")
     return path
 
 

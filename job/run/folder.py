@@ -58,6 +58,8 @@ class RunFolder:
             # Held until this object goes and all checkpoints are written, at the latest with the process.
             self._lock = filelock.FileLock(self.path / ".lock", timeout=PATIENCE)
             self._lock.acquire()
+            for left in self.path.glob(".*partial*"):  # by a run that was killed while it wrote
+                left.unlink(missing_ok=True)
             known = self.path / "config.yaml"
             # Checkpoints alone are what a search carries over from one trial to another with other options.
             if known.exists() or (self.path / "result.json").exists():
@@ -157,7 +159,7 @@ def _result(path: Path) -> dict[str, Any]:
 
 def _halvings(path: Path) -> list[Any]:
     value = json.loads(reading.bounded(path))
-    if not isinstance(value, list):
+    if not isinstance(value, list) or not all(isinstance(halving, dict) for halving in value):
         raise ValueError(f"it holds {shortened(value)}")
     return value
 

@@ -47,7 +47,7 @@ def load(config: Config, ranks: Collectives, stop: Event) -> Data:
                 f"{len(found.test)} test images. Give more data, a larger --limit-eval, or fewer ranks."
             )
         if config.weights == "imagenet":
-            imagenet_weights(1.0)
+            imagenet_weights()
         return Data(data, found)
 
     return prepared(ranks, stop, work)

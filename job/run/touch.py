@@ -1,11 +1,11 @@
 """Ranks that keep in touch while one of them is busy."""
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from typing import TypeVar
 
 from horovod_keras import Collectives
+from horovod_keras.background import begin
 
 T = TypeVar("T")
 
@@ -26,15 +26,7 @@ def in_touch(ranks: Collectives, work: Callable[[], T], meanwhile: Callable[[], 
 
     Raises whatever `work` raises, on its own rank, and `meanwhile`.
     """
-    outcome: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            outcome.set_result(work())
-        except BaseException as error:  # raised below, by the thread that waits
-            outcome.set_exception(error)
-
-    threading.Thread(target=run, name="in touch", daemon=True).start()
+    outcome = begin("in touch", work)
     while True:
         wait([outcome], timeout=IN_TOUCH)
         meanwhile()

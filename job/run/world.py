@@ -115,9 +115,10 @@ def broadcast(ranks: Collectives, value: Any) -> Any:
     return ranks.gather(value if ranks.rank == 0 else None, "broadcast")[0]
 
 
-def expect_the_end(ranks: Collectives) -> None:
-    """From here on this process may take `LEAVING_TIMEOUT` to end: Horovod, and what Python waits for, may hang."""
-    Watchdog(ranks.rank, "the end of its process", LEAVING_TIMEOUT)
+def leaving(ranks: Collectives) -> Watchdog:
+    """From here on this process may take `LEAVING_TIMEOUT` to end, or to leave the block that this is the context of:
+    Horovod, and what Python waits for, may hang."""
+    return Watchdog(ranks.rank, "the other ranks to leave", LEAVING_TIMEOUT)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -47,11 +46,9 @@ def test_what_a_rank_has_started_ends_with_it(pods: Pods) -> None:
     assert pods.codes(8) == [0, 0]
 
 
-def test_starting_takes_no_tensorflow_and_less_than_a_second(tmp_path: Path) -> None:
-    code = "import sys, horovod_keras.launch as l; l.main(['--', 'true']); sys.exit('tensorflow' in sys.modules)"
-    start = time.monotonic()
+def test_starting_takes_no_tensorflow() -> None:
+    code = "import sys, horovod_keras.launch as l; sys.exit(l.main(['--', 'true']) or 'tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
-    assert time.monotonic() - start < 2  # 0.3 s on an idle machine
 
 
 @pytest.mark.parametrize(

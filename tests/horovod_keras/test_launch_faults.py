@@ -42,6 +42,14 @@ def test_exit_2_ends_all_at_once_and_without_a_restart_though_others_fail_of_it(
 
 
 @pytest.mark.parametrize("pod", [0, 1])
+def test_a_command_that_one_pod_lacks_ends_all_with_2_at_once(pods: Pods, pod: int) -> None:
+    pods.start(pod, ["/no/such/command"])
+    pods.start(1 - pod, FOREVER)
+    assert pods.codes(10) == [2, 2]
+    assert "error: can't run '/no/such/command'" in pods.log(pod) and "restart" not in pods.log(0)
+
+
+@pytest.mark.parametrize("pod", [0, 1])
 def test_a_killed_pod_takes_its_ranks_along_and_its_successor_is_taken_in(pods: Pods, pod: int) -> None:
     command = script("mkdir up-$HOROVOD_RANK || exit 0; exec sleep 1000")
     pods.start_all(command)

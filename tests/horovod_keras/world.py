@@ -137,7 +137,7 @@ rates: list[float] = []
 note = keras.callbacks.LambdaCallback(
     on_train_batch_end=lambda batch, logs: rates.append(float(model.optimizer.learning_rate))
 )
-fit(model, [WarmUp(ranks, steps=4), note], epochs=2)
+fit(model, [WarmUp(ranks, learning_rate=0.1, steps=4), note], epochs=2)
 found["rates"] = rates
 
 folder = Path(sys.argv[1])

@@ -49,7 +49,7 @@ def test_a_run_goes_back_with_half_the_rate_until_its_numbers_are_finite(launch,
     assert done.returncode == 0, done.stderr
     halvings = json.loads((run / "result.json").read_text())["halvings"]
     assert 1 <= len(halvings) <= MOST_HALVINGS
-    assert {"epoch", "step", "reason"} == halvings[0].keys()
+    assert {"epoch", "step", "reason", "back_to"} == halvings[0].keys()
     said = [line for line in done.stdout.splitlines() if "half the learning rate" in line]
     assert len(said) == len(halvings) and "between steps" in said[0]
     rate = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["learning_rate"]

@@ -269,4 +269,4 @@ def test_a_signal_after_the_end_does_not_change_the_exit_code(launch) -> None:
 def test_a_process_that_cannot_leave_the_others_ends_and_says_so(launch) -> None:
     done = launch(0, "-c", NEVER_LEAVES, timeout=60)
     assert done.returncode == 1
-    assert "waited 1 s for the end of its process: giving up" in done.stderr
+    assert "waited 1 s for the other ranks to leave: giving up" in done.stderr

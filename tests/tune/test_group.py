@@ -47,6 +47,11 @@ def finish(group: ProcessGroup, seconds: float = 60.0) -> list[Any]:
     return reports
 
 
+def stays_if_not_rank_0(member: Member) -> None:
+    if member.rank:
+        time.sleep(60)
+
+
 def sum_of_ranks(member: Member) -> list[float]:
     import horovod.tensorflow as hvd
     import tensorflow as tf
@@ -194,6 +199,20 @@ def test_a_group_whose_process_stands_still_is_ended(make: Make, monkeypatch: py
     while not gone(pid):
         assert time.monotonic() < deadline, "the process that stood still is left"
         time.sleep(0.2)
+
+
+def test_a_rank_that_does_not_end_with_the_others_ends_the_group(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tune.group._PARTING", 1.0)
+    group = make(2)
+    group.run(stays_if_not_rank_0)
+    with pytest.raises(GroupError) as raised:
+        finish(group)
+    (failure,) = raised.value.failures
+    assert (failure.rank, failure.kinds, failure.message) == (
+        1,
+        ("SilentError",),
+        "it didn't end within 1 s of the first rank",
+    )
 
 
 def test_a_failure_carries_the_ranks_own_traceback(make: Make) -> None:

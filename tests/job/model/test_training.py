@@ -23,6 +23,14 @@ def test_the_rate_rises_to_its_peak_and_falls_to_nothing(shape: str, halfway: fl
     assert float(schedule(60)) == pytest.approx(0.001 * halfway)
 
 
+def test_the_rate_is_of_updates_and_not_of_the_batches_that_they_are_made_of() -> None:
+    whole, halves = Schedule(0.002, 50, 0.2, "linear"), Schedule(0.002, 50, 0.2, "linear", batches=2)
+    assert [float(halves(2 * update + 1)) for update in range(50)] == [float(whole(update)) for update in range(50)]
+    config = resolve([{"recipe": "fast", "weights": "none", "resolution": 32, "accumulate": 2}])
+    made = training.build(config, SingleProcess(), 20).optimizer._learning_rate
+    assert (made.steps, made.batches) == (10, 2)
+
+
 def test_dropout_keeps_the_mean_and_depends_on_the_image_alone() -> None:
     keys = tf.constant(np.random.default_rng(1).integers(-(2**63), 2**63, 400))
     mask = dropout_mask(keys, 512, 0.2).numpy()

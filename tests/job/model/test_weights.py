@@ -127,14 +127,9 @@ def test_a_layer_that_takes_more_than_its_shape_says_is_refused(stock: keras.Mod
         mobilenet.load_imagenet(mobilenet.backbone(alpha=0.25), path)
 
 
-def test_a_width_without_published_weights_is_refused() -> None:
-    with pytest.raises(InputError, match=r"received 0\.3"):
-        mobilenet.imagenet_weights(0.3)
-
-
 def test_no_network_is_refused_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     with pytest.raises(InputError, match=r"--weights FILE.*--weights none"):
-        mobilenet.imagenet_weights(1.0)
+        mobilenet.imagenet_weights()

@@ -9,16 +9,15 @@ from job.run.timings import Timings
 
 def test_time_inside_other_work_is_counted_once():
     timings = Timings(since_process_start=False)
-    begun = time.monotonic()
     with timings.of("steps"):
         time.sleep(0.02)
         with timings.of("saving"):
             time.sleep(0.03)
         timings.add("all_reduce", 0.01)
-    whole = time.monotonic() - begun
-    assert timings.seconds["saving"] >= 0.03
-    assert timings.seconds["steps"] >= 0.01 - 1e-3
-    assert abs(sum(timings.seconds.values()) - whole) < 1e-3
+    parts = timings.seconds
+    assert parts["saving"] >= 0.03 and parts["all_reduce"] == 0.01
+    # Each second once: what is counted in all can't be more than has passed.
+    assert 0.05 - 0.01 <= parts["steps"] + parts["saving"] <= timings.elapsed() - 0.01
 
 
 def test_only_the_first_step_is_the_first():
