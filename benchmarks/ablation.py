@@ -10,8 +10,6 @@ with other values, is refused.
 import itertools
 import json
 import multiprocessing
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -63,7 +61,7 @@ def main() -> int:
     parser.add_argument("--recipe", choices=VARIANTS, required=True)
     parser.add_argument("--variant", action="append", help="only these, by name")
     parser.add_argument("--seeds", type=count, default=1, help="how many, from 1 on (1)")
-    parser.add_argument("--epochs", type=count, help="of every variant; default the recipe's")
+    parser.add_argument("--epochs", type=count, help="in place of the recipe's")
     parser.add_argument("--weights", default="imagenet", help="as for job.train")
     parser.add_argument("--precision", default="float32", help="as for job.train")
     parser.add_argument("--folder", type=Path, default=Path("runs/ablation"), help="where the runs are kept")
@@ -90,9 +88,8 @@ def main() -> int:
             return code
         rows.append({"variant": name, "seed": seed, **summary(config)})
         print(f"{name}, seed {seed}: validation {100 * rows[-1]['val_accuracy']:.2f}", flush=True)
-        command = shlex.join(sys.orig_argv[1:]).replace(args.weights, weights)
         every = together(earlier_rows(args.json, settings), rows, [*VARIANTS[args.recipe]])
-        record.write(args.json, {"command": command, **settings, "rows": every})
+        record.write(args.json, {**settings, "rows": every})
     print(table(rows))
     return 0
 

@@ -19,6 +19,7 @@ from threading import Event
 from typing import Any
 
 from benchmarks import record
+from benchmarks.record import place
 from job.command_line import Parser, count
 from job.config import CIRCUMSTANCES, Config, parse, parse_flags, plain, resolve
 from job.errors import InputError, RunError, run_main, stop_when_told
@@ -29,7 +30,8 @@ FIRST_SEED = 2017
 OURS = {"recipe", "seed", "run", "config", "threads", "print_config"}
 """Options that this command chooses for each run, or that make no comparable run of it."""
 TOLD_APART = {"recipe", "seed", "weights", "precision", "protocol"}
-"""Options that have a place of their own in a record; `changed` has the others."""
+"""Options that have a place of their own in a record; `values` has the others."""
+NONE = "–"
 
 
 def main() -> int:
@@ -46,6 +48,8 @@ def main() -> int:
     options = argv[end + 1 :]
     if ours := parse_flags(options, "python -m job.train").keys() & OURS:
         raise InputError(f"option {min(ours)} can't stand behind --. Leave it out.")
+    if args.picture and not args.picture.parent.is_dir():
+        raise InputError(f"the folder of {args.picture} is not there. Make it, or name another with --picture.")
     together(record.read(args.json, "runs")["runs"], [])  # what is wrong with it is told before anything is trained
     stop, runs = stop_when_told(), []
     for recipe, number in itertools.product(args.recipe, range(args.seeds)):
@@ -55,7 +59,8 @@ def main() -> int:
         folder = args.folder / f"{config.folder().name}{ranks}"
         if code := train([*job, "--run", str(folder)], args.ranks, stop):
             return code
-        runs.append(summary(config, folder))
+        again = f"-m benchmarks.accuracy --recipe {recipe} --seeds {args.seeds} --ranks {args.ranks}"
+        runs.append(summary(config, folder, f"{again} -- {shlex.join(options)}"))
         every = together(record.read(args.json, "runs")["runs"], runs)  # others may have written meanwhile
         record.write(args.json, {"runs": every})
     print("\n\n".join(part for part in (table(runs), paired(runs)) if part))
@@ -108,42 +113,45 @@ def history(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def summary(config: Config, folder: Path) -> dict[str, Any]:
-    """One run's line of the record.
+def summary(config: Config, folder: Path, command: str) -> dict[str, Any]:
+    """One run's line of the record; `command` makes it again.
 
     `seconds_to_94_5` is the run's wall time until its first epoch, of those at the final resolution, with that accuracy
     on the validation split, the start of its process included; None if there was none, or no validation split.
     """
     result = json.loads((folder / "result.json").read_text())
     environment = json.loads((folder / "environment.json").read_text())
-    del environment["command"]  # it holds paths of the machine; this one makes the run again
-    environment["kernels"] = environment["kernels"].partition(" (")[0]
+    for part in (environment, *environment.get("earlier", [])):  # paths of the machine are nobody's business
+        part.pop("command", None)
+        part |= {"kernels": part["kernels"].partition(" (")[0]} if "kernels" in part else {}
     epochs = history(folder)
     honest = config.protocol == "honest"
     final = [epoch for epoch in epochs if honest and epoch["resolution"] == config.resolution]
     reached = [epoch["elapsed"] for epoch in final if epoch["val_accuracy"] >= GOAL]
-    usual = plain(resolve([{"recipe": config.recipe}]))
-    changed = {
-        name: value
-        for name, value in plain(config).items()
-        if name not in CIRCUMSTANCES | TOLD_APART and value != usual[name]
-    }
-    weights = Path(config.weights).resolve().name  # where the file lay is nobody's business
-    measured = ["val_accuracy", "test_accuracy", "test_accuracy_with_flips", "seconds", "epochs", "ranks"]
-    measured += ["seconds_to_first_step", "peak_memory_mib"]
+    weights = Path(config.weights).resolve().name
+    for path in (config.weights, str(config.data_dir)):
+        command = command.replace(path, Path(path).name)
+    measured = ["val_accuracy", "test_accuracy", "test_accuracy_with_flips", "seconds", "epochs", "best_epoch", "ranks"]
+    measured += ["seconds_to_first_step", "peak_memory_mib", "halvings"]
     return {
         "recipe": config.recipe,
         "precision": config.precision,
         "protocol": config.protocol,
-        "changed": changed,
+        "values": {name: value for name, value in plain(config).items() if name not in CIRCUMSTANCES | TOLD_APART},
         "seed": config.seed,
         "weights": weights,
         **{name: result[name] for name in measured},
         "seconds_to_94_5": reached[0] if reached else None,
-        "command": shlex.join(sys.orig_argv[1:]).replace(config.weights, weights),
+        "command": command,
         "environment": environment,
         "history": epochs,
     }
+
+
+def changed(run: dict[str, Any]) -> dict[str, Any]:
+    """Those of a run's values that its recipe, as it is today, has otherwise."""
+    usual = plain(resolve([{"recipe": run["recipe"]}]))
+    return {name: value for name, value in run["values"].items() if value != usual.get(name)}
 
 
 Kind = tuple[str, str, str]
@@ -154,9 +162,9 @@ def kind(run: dict[str, Any]) -> Kind:
     parts = [run["recipe"]]
     parts += [run["precision"]] if run["precision"] != "float32" else []
     parts += [f"protocol {run['protocol']}"] if run["protocol"] != "honest" else []
-    parts += [f"{name.replace('_', ' ')} {value}" for name, value in run["changed"].items()]
+    parts += [f"{name.replace('_', ' ')} {value}" for name, value in changed(run).items()]
     parts += [f"{run['ranks']} ranks"] if run["ranks"] != 1 else []
-    return ", ".join(parts), run["environment"]["processor"], run["weights"]
+    return ", ".join(parts), place(run["environment"]), run["weights"]
 
 
 def by_kind(runs: Sequence[dict[str, Any]]) -> dict[Kind, list[dict[str, Any]]]:
@@ -169,17 +177,26 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     heads = ["recipe", "processor", "seeds", "validation", "test", "test, flip TTA", "minutes"]
     lines = [f"| {' | '.join(heads)} | minutes to 94.5 % validation | weights |", "| --- " * 9 + "|"]
     for (name, processor, weights), mine in by_kind(runs).items():
-        accuracies = [spread([100 * run[key] for run in mine]) for key in
-                      ("val_accuracy", "test_accuracy", "test_accuracy_with_flips")]  # fmt: skip
         reached = [run["seconds_to_94_5"] / 60 for run in mine if run["seconds_to_94_5"] is not None]
         goal = f"{spread(reached)} ({len(reached)} of {len(mine)})" if reached else f"not reached (0 of {len(mine)})"
         if mine[0]["protocol"] == "original":
-            accuracies[0], goal = f"none: best epoch on flipped test images {accuracies[0]}", "–"
+            goal = NONE
         minutes = spread([run["seconds"] / 60 for run in mine])
-        lines.append(
-            f"| {name} | {processor} | {len(mine)} | {' | '.join(accuracies)} | {minutes} | {goal} | {weights} |"
-        )
+        lines.append(f"| {name} | {processor} | {len(mine)} | {accuracies(mine)} | {minutes} | {goal} | {weights} |")
     return "\n".join(lines)
+
+
+def accuracies(runs: Sequence[dict[str, Any]]) -> str:
+    """The cells of runs of one kind: validation, test, and test with flips; what was chosen by test images says so."""
+    validation, test, flipped = (
+        spread([100 * run[key] for run in runs])
+        for key in ("val_accuracy", "test_accuracy", "test_accuracy_with_flips")
+    )
+    if runs[0]["protocol"] == "original":
+        images = "flipped test images" if runs[0]["values"]["flip"] else "the test images"
+        validation = f"{NONE} (best epoch, by {images}: {validation})"
+        test, flipped = f"{test} (of that epoch)", f"{flipped} (of that epoch)"
+    return f"{validation} | {test} | {flipped}"
 
 
 def paired(runs: Sequence[dict[str, Any]]) -> str:
@@ -190,11 +207,11 @@ def paired(runs: Sequence[dict[str, Any]]) -> str:
     honest = [run for run in runs if run["protocol"] == "honest"]  # the other one's test figure was chosen by
     found = {same: {run["seed"]: run["test_accuracy"] for run in mine} for same, mine in by_kind(honest).items()}
     lines = []
-    for ((first, *place), ones), ((second, *another), others) in itertools.combinations(found.items(), 2):
+    for ((first, *where), ones), ((second, *another), others) in itertools.combinations(found.items(), 2):
         seeds = sorted(ones.keys() & others.keys())
-        if place == another and len(seeds) > 1:
+        if where == another and len(seeds) > 1:
             difference = spread([100 * (others[seed] - ones[seed]) for seed in seeds], sign="+")
-            lines.append(f"| {second} | {first} | {place[0]} | {len(seeds)} | {difference} |")
+            lines.append(f"| {second} | {first} | {where[0]} | {len(seeds)} | {difference} |")
     head = ["| recipe | against | processor | seeds | test, seed by seed |", "| --- " * 5 + "|"]
     return "\n".join([*head, *lines] if lines else [])
 
@@ -208,25 +225,26 @@ def spread(values: Sequence[float], sign: str = "") -> str:
 def draw(runs: Sequence[dict[str, Any]], picture: Path) -> None:
     """Validation accuracy against minutes, a line a run, of recipes as they are.
 
-    A colour a recipe, a mark a processor, broken in bfloat16.
+    A colour a recipe, a mark a processor, broken in bfloat16, hollow where an epoch's resolution is not the final one.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
 
     figure = Figure(figsize=(7, 4.8), layout="constrained")
     axes = figure.add_subplot()
-    shown = [run for run in runs if run["protocol"] == "honest" and not run["changed"]]
+    shown = [run for run in runs if run["protocol"] == "honest" and not changed(run)]
     colours = dict(zip(RECIPES, ("#767676", "#0b7285", "#c2410c"), strict=True))
-    marks = dict(
-        zip(dict.fromkeys(run["environment"]["processor"] for run in shown), itertools.cycle("os^Dv"), strict=False)
-    )
+    marks = dict(zip(dict.fromkeys(place(run["environment"]) for run in shown), itertools.cycle("os^Dv"), strict=False))
     for same, mine in by_kind(shown).items():
-        for label, run in zip([", ".join(same[:2]), *[None] * (len(mine) - 1)], mine, strict=True):
+        for label, run in zip([", ".join(same), *[None] * (len(mine) - 1)], mine, strict=True):
             minutes = [epoch["elapsed"] / 60 for epoch in run["history"]]
             accuracies = [100 * epoch["val_accuracy"] for epoch in run["history"]]
             style = "-" if run["precision"] == "float32" else "--"
-            colour, mark = colours[run["recipe"]], marks[run["environment"]["processor"]]
+            colour, mark = colours[run["recipe"]], marks[place(run["environment"])]
             axes.plot(minutes, accuracies, style, marker=mark, markersize=3.5, linewidth=1, color=colour, label=label)
+            small = [epoch["resolution"] < run["values"]["resolution"] for epoch in run["history"]]
+            lower = (list(itertools.compress(points, small)) for points in (minutes, accuracies))
+            axes.plot(*lower, "", marker=mark, markersize=3.5, linewidth=0, color=colour, markerfacecolor="white")
     axes.axhline(100 * GOAL, color="#999999", linewidth=0.8, linestyle=":")
     # From a few minutes to hours.
     axes.set(xscale="log", xlabel="minutes", ylabel="validation accuracy, %", ylim=(88, None))

@@ -32,6 +32,12 @@ def write(path: Path | None, record: dict[str, Any]) -> None:
         write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
 
 
+def place(environment: dict[str, Any]) -> str:
+    """The processor and its cores; of a run that went on elsewhere, all of them."""
+    parts = [environment | part for part in (*environment.get("earlier", []), {})]
+    return ", then ".join(dict.fromkeys(f"{part['processor']}, {part['cores']} cores" for part in parts))
+
+
 def short(commit: str | None) -> str:
     """A commit's first twelve digits, and the mark of a tree that was not quite it."""
     if commit is None:

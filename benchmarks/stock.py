@@ -8,7 +8,6 @@ are added to those that the record has of the same day, machine, versions and st
 is compared with. What the record has of this processor otherwise is replaced.
 """
 
-import datetime
 import json
 import os
 import shlex
@@ -23,6 +22,7 @@ import keras
 import numpy as np
 
 from benchmarks import record
+from benchmarks.record import place
 from job.command_line import Parser, count
 from job.errors import run_main
 from job.run.folder import environment
@@ -42,13 +42,14 @@ def main() -> int:
     machine = {
         **environment(ranks=1, threads=len(os.sched_getaffinity(0)), kernels="of TensorFlow, in stock Keras"),
         "command": shlex.join(sys.orig_argv[1:]),
-        "date": datetime.date.today().isoformat(),
         "steps": args.steps,
     }
     earlier = [other for other in machines if all(other.get(name) == machine[name] for name in SAME)]
     machine |= summary([*(turn for other in earlier for turn in other["turns"]), *measured(args.steps, args.turns)])
     print(json.dumps(machine, indent=1))
-    others = [other for other in machines if other["processor"] != machine["processor"]]
+    others = [other for other in machines if place(other) != place(machine)]
+    if dropped := len(machines) - len(others) - len(earlier):
+        print(f"warning: replaced {dropped} earlier measurement(s) of another day, host or version", file=sys.stderr)
     record.write(args.json, {"machines": [*others, machine]})
     return 0
 

@@ -1,4 +1,4 @@
-"""Write the tables of docs/ and README.md from the records: `python -m benchmarks.tables`.
+"""Write the tables of docs/ and README.md, and docs/accuracy.png, from the records: `python -m benchmarks.tables`.
 
 A table stands between a line `<!-- NAME -->` and a line `<!-- /NAME -->`, and is replaced whole.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ablation, accuracy, cost_model, search_record
-from benchmarks.record import short
+from benchmarks.record import place, short
 from job.errors import RunError, run_main
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +49,7 @@ def main() -> int:
     tables = made()
     for path in PAGES:
         path.write_text(filled(path.read_text(), tables))
+    accuracy.draw(_record("accuracy.json")["runs"], ROOT / "docs/accuracy.png")
     return 0
 
 
@@ -58,7 +59,7 @@ def made() -> dict[str, str]:
     step_record, scaling_record = _record("step.json"), _record("scaling.json")
     tables = {
         "accuracy": accuracy.table(runs),
-        "accuracy in brief": accuracy.table([run for run in runs if not run["changed"]]),
+        "accuracy in brief": accuracy.table([run for run in runs if not accuracy.changed(run)]),
         "paired": accuracy.paired(runs)
         or "None yet: that takes two recipes with two seeds in common on one processor.",
         "runs": each_run(runs),
@@ -95,16 +96,16 @@ def filled(text: str, tables: Mapping[str, str]) -> str:
 
 def each_run(runs: Sequence[dict[str, Any]]) -> str:
     """A Markdown line a run."""
-    heads = ["recipe", "processor", "seed", "ranks", "epochs", "validation", "test", "test, flip TTA", "seconds"]
-    lines = [f"| {' | '.join(heads)} | to 94.5 % | weights |", "| --- " * 11 + "|"]
+    heads = ["recipe", "processor", "seed", "parts", "epochs", "best epoch", "validation", "test", "test, flip TTA"]
+    lines = [f"| {' | '.join(heads)} | seconds | to 94.5 % | weights |", "| --- " * 12 + "|"]
     for run in runs:
-        accuracies = " | ".join(f"{100 * run[name]:.2f}" for name in
-                                ("val_accuracy", "test_accuracy", "test_accuracy_with_flips"))  # fmt: skip
-        reached = "–" if run["seconds_to_94_5"] is None else f"{run['seconds_to_94_5']:.0f}"
+        reached = "not reached" if run["seconds_to_94_5"] is None else f"{run['seconds_to_94_5']:.0f}"
+        if run["protocol"] == "original":
+            reached = accuracy.NONE
         name, processor, weights = accuracy.kind(run)
         lines.append(
-            f"| {name} | {processor} | {run['seed']} | {run['ranks']} | {run['epochs']} | {accuracies} | "
-            f"{run['seconds']:.0f} | {reached} | {weights} |"
+            f"| {name} | {processor} | {run['seed']} | {run['environment'].get('part', 1)} | {run['epochs']} | "
+            f"{run['best_epoch']} | {accuracy.accuracies([run])} | {run['seconds']:.0f} | {reached} | {weights} |"
         )
     return "\n".join(lines)
 
@@ -118,7 +119,7 @@ def speed(runs: Sequence[dict[str, Any]], stocks: Sequence[dict[str, Any]]) -> s
     lines = [f"| {' | '.join(heads)} | of those 20 epochs | of them by their median turn |", "| --- " * 8 + "|"]
     fast = accuracy.by_kind([run for run in runs if run["recipe"] == "fast"])
     for stock, ((name, processor, _), mine) in itertools.product(stocks, fast.items()):
-        if stock["processor"] != processor:
+        if place(stock) != processor:
             continue
         original = stock["seconds_for_20_epochs_extrapolated"]
         slower = stock.get("seconds_for_20_epochs_by_median_turns")

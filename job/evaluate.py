@@ -31,6 +31,8 @@ class Split:
     """[N, 28, 28]."""
     labels: "NDArray[np.uint8]"
     """[N]."""
+    protocol: str
+    """Of the run."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,11 +51,15 @@ def main(argv: list[str] | None = None) -> int:
         scores["with mirror images"] = score(split.labels, (found + mirrored) / 2)
     if options.json:
         plain, *rest = [_record(each) for each in scores.values()]
-        print(json.dumps({"split": options.split, **plain, "flip_tta": rest[0] if rest else None}, indent=2))
+        found_in = {"split": options.split, "protocol": split.protocol}
+        print(json.dumps({**found_in, **plain, "flip_tta": rest[0] if rest else None}, indent=2))
     else:
+        what = f"{options.split} images"
+        if split.protocol == "original":
+            what = "test images (protocol original chose the epoch by them)"
         for name, each in scores.items():
             print(
-                f"{options.split} images {name}: accuracy {100 * each.accuracy:.2f} % ± {100 * each.standard_error:.2f}"
+                f"{what} {name}: accuracy {100 * each.accuracy:.2f} % ± {100 * each.standard_error:.2f}"
                 f" (standard error, {each.count:,} images), loss {each.loss:.4f}"
             )
     if options.report:
@@ -85,7 +91,7 @@ def _load(run: Path, data_dir: Path | None, name: str) -> Split:
     if trained_on(run) not in (None, data.digest):
         print(f"warning: {data.source} holds other images than the run was trained with", file=sys.stderr)
     chosen = getattr(splits(data, limit_eval=config.limit_eval, protocol=config.protocol), name)
-    return Split(data.images[chosen], data.labels[chosen])
+    return Split(data.images[chosen], data.labels[chosen], config.protocol)
 
 
 def _record(scores: "Scores") -> dict[str, Any]:

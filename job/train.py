@@ -148,7 +148,9 @@ def run(
     if not test:
         return {"status": "trained"}
     result = finish.finish(config, ranks, model, data, keeper, folder, timings)
-    world.say(ranks, f"test accuracy {result['test_accuracy']:.4f}; the report is {config.folder() / 'report.html'}")
+    chosen = " of the epoch that test images chose" if config.protocol == "original" else ""
+    report = config.folder() / "report.html"
+    world.say(ranks, f"test accuracy{chosen} {result['test_accuracy']:.4f}; the report is {report}")
     return result
 
 

@@ -1,6 +1,7 @@
 """The run folder: what is in it, and the rule that one folder holds one run."""
 
 import contextlib
+import datetime
 import errno
 import json
 import math
@@ -183,9 +184,10 @@ def _epoch(line: str) -> float:
 
 
 def environment(ranks: int, threads: int, kernels: str) -> dict[str, Any]:
-    """What a result depends on beside the configuration: versions, machine, commit, command."""
+    """What a result depends on beside the configuration: versions, machine, commit, command, and when that was."""
     return {
         "command": shlex.join(["python", *sys.orig_argv[1:]]),  # wherever it lies
+        "date": datetime.date.today().isoformat(),
         "commit": commit(),
         "python": platform.python_version(),
         "libraries": {d.name: d.version for d in metadata.distributions() if d.name.replace("_", "-") in LIBRARIES},

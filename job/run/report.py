@@ -116,7 +116,8 @@ def _headline(result: Mapping[str, Any], scores: Scores, split_name: str, *, cho
         figures.insert(0, Figure("Test accuracy", percent(result["test_accuracy"])))
     figures.append(Figure(f"{split_name.capitalize()} loss", _short(scores.loss), "nats"))
     if split_name != "validation" and _is_number(result.get("val_accuracy")):
-        figures.append(Figure("Validation", percent(result["val_accuracy"])))
+        note = "best epoch by test images: protocol original" if result.get("protocol") == "original" else ""
+        figures.append(Figure("Validation", percent(result["val_accuracy"]), note))
     if "epochs" in result:
         best = result.get("best_epoch") if chosen_best else None
         figures.append(Figure("Epochs", _short(result["epochs"]), f"best: {_short(best)}" if best else ""))

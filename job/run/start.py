@@ -191,7 +191,11 @@ def at_one_place(model: TrainingModel, place: Place, ranks: Collectives) -> tupl
 
 
 def note_environment(folder: RunFolder, ranks: Collectives) -> None:
-    """Write `environment.json`: what the result depends on beside the configuration; say where that has changed."""
+    """Write `environment.json`: what the result depends on beside the configuration; say where that has changed.
+
+    Of a run that was interrupted it has the last part's values, its number as `part`, and as `earlier` what was
+    otherwise in the parts before.
+    """
     threads = tf.config.threading.get_intra_op_parallelism_threads()
     now, before = environment(ranks.size, threads, kernels.status()), folder.environment()
     if folder.config.deterministic:
@@ -199,4 +203,9 @@ def note_environment(folder: RunFolder, ranks: Collectives) -> None:
             if before.get(name, now[name]) != now[name]:
                 before_and_now = f"{before[name]!r:.80} before, {now[name]!r} now"
                 say(ranks, f"{name} changed ({before_and_now}): the run does not end bit-identical to one of a piece")
+    if before:
+        part, earlier = before.pop("part", 1), before.pop("earlier", [])
+        now["part"] = part + 1 if isinstance(part, int) else 2
+        changed = {name: value for name, value in before.items() if now.get(name) != value}
+        now["earlier"] = [*(earlier if isinstance(earlier, list) else []), *([changed] if changed else [])]
     folder.write_json("environment.json", now)

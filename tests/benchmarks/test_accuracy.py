@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import ablation, accuracy
-from job.config import resolve
+from benchmarks import ablation, accuracy, tables
+from job.config import plain, resolve
 from job.errors import RunError
 from job.run.folder import processor
 
@@ -20,11 +20,16 @@ ROOT = Path(__file__).parents[2]
 EPOCH = {"seconds": 60.0, "accuracy": 0.9, "resolution": 48}
 
 
-def run(seed: int, test: float, **other: Any) -> dict[str, Any]:
-    usual = {"recipe": "fast", "precision": "float32", "protocol": "honest", "changed": {}, "seconds": 120.0}
-    usual |= {"environment": {"processor": "A"}, "weights": "w.h5", "ranks": 1}
+def run(seed: int, test: float, recipe: str = "fast", **other: Any) -> dict[str, Any]:
+    usual = {"recipe": recipe, "precision": "float32", "protocol": "honest", "values": values(recipe), "seconds": 120.0}
+    usual |= {"environment": {"processor": "A", "cores": 2}, "weights": "w.h5", "ranks": 1}
     accuracies = {"val_accuracy": 0.95, "test_accuracy": test, "test_accuracy_with_flips": test}
     return usual | accuracies | {"seed": seed, "seconds_to_94_5": 90.0} | other
+
+
+def values(recipe: str, **changed: Any) -> dict[str, Any]:
+    """What a run's line of the record holds of its configuration."""
+    return plain(resolve([{"recipe": recipe}])) | changed
 
 
 def left_by(folder: Path, *, seconds: list[float], accuracies: list[float]) -> Path:
@@ -34,10 +39,16 @@ def left_by(folder: Path, *, seconds: list[float], accuracies: list[float]) -> P
         for elapsed, reached in zip(seconds, accuracies, strict=True)
     ]
     (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    result = {"val_accuracy": 0.95, "test_accuracy": 0.94, "test_accuracy_with_flips": 0.94}
-    result |= {"seconds_to_first_step": 7.0, "peak_memory_mib": 1000}
+    result: dict[str, Any] = {"val_accuracy": 0.95, "test_accuracy": 0.94, "test_accuracy_with_flips": 0.94}
+    result |= {"seconds_to_first_step": 7.0, "peak_memory_mib": 1000, "best_epoch": 2, "halvings": []}
     (folder / "result.json").write_text(json.dumps(result | {"seconds": seconds[-1], "epochs": 2, "ranks": 1}))
-    environment = {"command": "/secret/place", "kernels": "of C++ (/there)", "processor": "A"}
+    environment: dict[str, Any] = {
+        "command": "/secret/place",
+        "kernels": "of C++ (/there)",
+        "processor": "A",
+        "cores": 2,
+    }
+    environment["earlier"] = [{"command": "/secret/too", "processor": "B"}]
     (folder / "environment.json").write_text(json.dumps(environment))
     return folder
 
@@ -45,39 +56,53 @@ def left_by(folder: Path, *, seconds: list[float], accuracies: list[float]) -> P
 def test_a_run_s_line_tells_what_was_changed_and_no_path(tmp_path: Path) -> None:
     folder = left_by(tmp_path / "run", seconds=[70.0, 131.5], accuracies=[0.944, 0.945])
     config = resolve([{"recipe": "fast", "weights": "/some/where/w.h5", "epochs": 2, "threads": 1, "run": str(folder)}])
-    line = accuracy.summary(config, folder)
-    assert (line["seconds_to_94_5"], line["weights"], line["changed"]) == (131.5, "w.h5", {"epochs": 2})
+    line = accuracy.summary(config, folder, "… --weights /some/where/w.h5")
+    assert (line["seconds_to_94_5"], line["weights"], accuracy.changed(line)) == (131.5, "w.h5", {"epochs": 2})
+    assert accuracy.kind(line) == ("fast, epochs 2", "B, 2 cores, then A, 2 cores", "w.h5")
     larger = resolve([{"recipe": "fast", "resolution": 56, "stages": [[0.5, 48]], "epochs": 2}])
-    assert accuracy.summary(larger, folder)["seconds_to_94_5"] is None  # it was there at another resolution alone
-    assert "/some" not in json.dumps(line) and "/secret" not in json.dumps(line["environment"])
+    assert accuracy.summary(larger, folder, "")["seconds_to_94_5"] is None  # it was there at another resolution alone
+    assert "/some" not in json.dumps(line) and "/secret" not in json.dumps(line)
 
 
 def test_the_protocol_of_2017_has_no_validation_split_to_be_at_94_5_percent_on(tmp_path: Path) -> None:
     folder = left_by(tmp_path / "run", seconds=[70.0, 131.5], accuracies=[0.944, 0.96])
-    line = accuracy.summary(resolve([{"recipe": "original", "protocol": "original"}]), folder)
+    line = accuracy.summary(resolve([{"recipe": "original", "protocol": "original"}]), folder, "")
     assert line["seconds_to_94_5"] is None
-    row = accuracy.table([line]).splitlines()[-1]
-    assert row.startswith("| original, protocol original | A | 1 |")
-    assert "| none: best epoch on flipped test images 95.00 |" in row and row.endswith("| – | imagenet |")
+    chosen = "| – (best epoch, by flipped test images: 95.00) | 94.00 (of that epoch) | 94.00 (of that epoch) |"
+    for row in (accuracy.table([line]).splitlines()[-1], tables.each_run([line]).splitlines()[-1]):
+        assert row.startswith("| original, protocol original | B, 2 cores, then A, 2 cores |")
+        assert chosen in row and row.endswith("| – | imagenet |")
+    plainly = accuracy.table([line | {"values": line["values"] | {"flip": False}}])
+    assert "by the test images: 95.00" in plainly
 
 
 def test_runs_of_other_precisions_protocols_and_options_are_lines_of_their_own() -> None:
-    others: list[dict[str, Any]] = [{"precision": "bfloat16"}, {"protocol": "original"}, {"changed": {"epochs": 9}}]
-    others += [{"ranks": 2}, {"environment": {"processor": "B"}}, {"weights": "others.h5"}]
+    others: list[dict[str, Any]] = [
+        {"precision": "bfloat16"},
+        {"protocol": "original"},
+        {"values": values("fast", epochs=9)},
+    ]
+    others += [
+        {"ranks": 2},
+        {"environment": {"processor": "B", "cores": 2}},
+        {"environment": {"processor": "A", "cores": 4}},
+    ]
+    others += [{"weights": "others.h5"}]
     runs = [run(1, 0.94), run(2, 0.95), *(run(1, 0.93, **other) for other in others)]
     kinds = [line.split(" | ")[:2] for line in accuracy.table(runs).splitlines()[2:]]
     names = ["fast", "fast, bfloat16", "fast, protocol original", "fast, epochs 9", "fast, 2 ranks"]
-    assert kinds == [*([f"| {name}", "A"] for name in names), ["| fast", "B"], ["| fast", "A"]]
-    assert "| fast | A | 2 | 95.00 ± 0.00 | 94.50 ± 0.71 |" in accuracy.table(runs)
+    elsewhere = [["| fast", place] for place in ("B, 2 cores", "A, 4 cores", "A, 2 cores")]
+    assert kinds == [*([f"| {name}", "A, 2 cores"] for name in names), *elsewhere]
+    assert "| fast | A, 2 cores | 2 | 95.00 ± 0.00 | 94.50 ± 0.71 |" in accuracy.table(runs)
 
 
 def test_recipes_are_compared_on_the_seeds_that_both_have() -> None:
     runs = [run(1, 0.940), run(2, 0.942), run(3, 0.5), run(1, 0.95, recipe="best"), run(2, 0.954, recipe="best")]
-    assert accuracy.paired(runs).splitlines()[2:] == ["| best | fast | A | 2 | +1.10 ± 0.14 |"]
+    assert accuracy.paired(runs).splitlines()[2:] == ["| best | fast | A, 2 cores | 2 | +1.10 ± 0.14 |"]
     assert accuracy.paired(runs[2:4]) == ""
     chosen = [line | {"protocol": "original"} for line in runs[:2]]
     assert accuracy.paired([*runs[3:], *chosen]) == ""  # by the test images themselves
-    elsewhere = [line | {"environment": {"processor": "B"}} for line in runs[:2]]
+    elsewhere = [line | {"environment": {"processor": "B", "cores": 2}} for line in runs[:2]]
     assert accuracy.paired([*runs[3:], *elsewhere]) == ""
 
 
@@ -138,8 +163,12 @@ def test_a_record_takes_the_place_of_the_same_runs_alone() -> None:
 
 
 def test_the_picture_shows_recipes_as_they_are(tmp_path: Path) -> None:
-    epochs = [{"elapsed": 60.0, "val_accuracy": 0.9}, {"elapsed": 120.0, "val_accuracy": 0.94}]
-    runs = [run(1, 0.94, history=epochs), run(1, 0.94, changed={"epochs": 9}), run(1, 0.9, protocol="original")]
+    epochs = [{"elapsed": 60.0 * n, "val_accuracy": 0.9, "resolution": size} for n, size in ((1, 32), (2, 48))]
+    runs = [
+        run(1, 0.94, history=epochs),
+        run(1, 0.94, values=values("fast", epochs=9)),
+        run(1, 0.9, protocol="original"),
+    ]
     accuracy.draw(runs, tmp_path / "picture.png")  # those that aren't shown have no history
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 

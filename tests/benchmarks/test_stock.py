@@ -22,7 +22,7 @@ def test_the_quickest_turns_count_and_the_median_ones_are_told() -> None:
 @pytest.mark.slow
 def test_turns_of_the_same_day_and_machine_are_added(tmp_path: Path) -> None:
     record = tmp_path / "stock.json"
-    other = {"processor": "another", "seconds_for_20_epochs_extrapolated": 1.0}
+    other = {"processor": "another", "cores": 2, "seconds_for_20_epochs_extrapolated": 1.0}
     record.write_text(json.dumps({"machines": [other]}))
     for _ in range(2):
         command = ["benchmarks.stock", "--steps", "2", "--turns", "1", "--json", str(record)]

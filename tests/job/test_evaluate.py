@@ -50,7 +50,10 @@ def test_limits_and_protocol_of_the_run_count(run, capsys):
         yaml.safe_dump(config | {"limit_eval": 40, "protocol": "original", "select": "best"})
     )
     assert printed(capsys, run, "--split", "validation") == printed(capsys, run) | {"split": "validation"}
-    assert printed(capsys, run)["images"] == 40
+    found = printed(capsys, run)
+    assert (found["images"], found["protocol"]) == (40, "original")
+    assert evaluate.main([str(run), "--split", "validation"]) == 0
+    assert capsys.readouterr().out.startswith("test images (protocol original chose the epoch by them) as they are")
 
 
 def test_mirror_images_are_told_apart(finished_run, capsys):

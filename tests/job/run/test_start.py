@@ -83,3 +83,15 @@ def test_a_checkpoint_of_another_model_is_refused_in_one_line(folder, on_disk) -
     with pytest.raises(InputError, match="of another model") as raised:
         start.restore(model(1.0, units=2), folder, KerasState(SingleProcess()))
     assert "\n" not in str(raised.value)
+
+
+def test_the_environment_tells_of_earlier_parts_what_was_otherwise(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for processor in ("A", "B", "B"):
+        monkeypatch.setattr(start, "environment", lambda *_, name=processor: {"processor": name, "cores": 2})
+        start.note_environment(folder, SingleProcess())
+    assert folder.environment() == {"processor": "B", "cores": 2, "part": 3, "earlier": [{"processor": "A"}]}
+    folder.write_json("environment.json", {"part": "x", "earlier": 5})  # by somebody else
+    start.note_environment(folder, SingleProcess())
+    assert folder.environment() == {"processor": "B", "cores": 2, "part": 2, "earlier": []}
