@@ -234,9 +234,10 @@ def test_a_stopped_command_stops_its_run_which_goes_on_when_it_is_repeated(modul
             pytest.skip("an ablation is made on the real data: set FASHION_MNIST_DIR")
     process = subprocess.Popen(command, cwd=ROOT)
     deadline = time.monotonic() + 120
-    while not list(runs.glob("*/environment.json")) and time.monotonic() < deadline:
+    while not list(runs.glob("*/environment.json")):
+        assert time.monotonic() < deadline, "no run has begun"
         time.sleep(0.1)
-    time.sleep(3)
+    time.sleep(3)  # into the first epoch, of which it is to lose nothing
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 75
     if module == "benchmarks.accuracy":  # an epoch of the other takes minutes
