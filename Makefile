@@ -14,16 +14,22 @@ STAMPS := $(VENV)/stamps
 export CXX
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
+# What set-up has made may be gone: this folder was moved or copied, Horovod removed, the cache of compiled operations cleaned.
+$(shell [ ! -e $(STAMPS)/run ] || { \
+  grep -qF "$(realpath $(BIN))/python" $(BIN)/horovodrun || rm -rf $(VENV); \
+  $(BIN)/python -c 'import sys; from job.model.kernels.library import built; sys.exit(not built())' || rm -f $(STAMPS)/run; \
+  } 2>/dev/null)
+
 .PHONY: train test check lock clean
 .DELETE_ON_ERROR:
 
 train: $(STAMPS)/run
 	@options=$$($(BIN)/python -m job.fetch $(ARGS)) && \
-	echo "horovodrun -np $(NP) python -m job.train $$options $(ARGS)" && \
-	PATH=$(abspath $(BIN)):$$PATH horovodrun -np $(NP) python -m job.train $$options $(ARGS)
+	set -- horovodrun -np $(NP) python -m job.train $$options $(ARGS) && echo "$$*" && \
+	PATH="$(abspath $(BIN)):$$PATH" "$$@"
 
 test: $(STAMPS)/test check
-	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m pytest $(ARGS)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest $(ARGS)
 
 check: $(STAMPS)/test
 	$(BIN)/ruff check .

@@ -23,6 +23,8 @@ import sys
 import tarfile
 import tempfile
 import time
+import zipfile
+import zlib
 from importlib import metadata
 from pathlib import Path
 
@@ -200,9 +202,12 @@ def nccl_library(options: dict[str, str], folder: Path) -> dict[str, str]:
 
 def run(command: list[str], what: str, env: dict[str, str] | None = None, timeout: float = 3600) -> str:
     """Run a command quietly; on failure raise BuildError with its last lines, each cut to a readable length, above."""
-    done = subprocess.run(
-        command, env=env, timeout=timeout, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
-    )
+    try:
+        done = subprocess.run(
+            command, env=env, timeout=timeout, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise BuildError(f"{what} did not end within {timeout:.0f} s.") from None
     if done.returncode:
         print("\n".join(line[:300] for line in done.stdout.splitlines()[-80:]), file=sys.stderr)
         raise BuildError(f"{what} failed with exit code {done.returncode}; its last output is above.")
@@ -225,9 +230,23 @@ def build(wheel_dir: Path, options: dict[str, str], jobs: int) -> Path:
         built = next(Path(temporary).glob(f"horovod-{VERSION}-*.whl"))
         wheel_dir.mkdir(parents=True, exist_ok=True)
         # Copied under another name and renamed, so that an interrupted copy is never taken for a wheel.
-        partial = wheel_dir / f".{built.name}.partial"
+        partial = wheel_dir / f".{built.name}.{os.getpid()}.partial"
         shutil.copy(built, partial)
         return partial.rename(wheel_dir / built.name)
+
+
+def cached(folder: Path) -> Path | None:
+    """The wheel in a folder of the cache; one that is damaged is removed."""
+    for wheel in folder.glob("*.whl"):
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                if archive.testzip() is None:
+                    return wheel
+        except (zipfile.BadZipFile, zlib.error):
+            pass
+        print(f"{wheel} is damaged and is built again", file=sys.stderr)
+        wheel.unlink()
+    return None
 
 
 def verify() -> None:
@@ -261,8 +280,9 @@ def main(argv: list[str] | None = None) -> int:
         if args.cuda:
             options |= gpu_options(args.cuda, args.cuda_architectures)
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fashion-job" / cache_key(options)
-        wheel = next(cache.glob("*.whl"), None)
+        wheel = cached(cache)
         if wheel is None:
+            cache.mkdir(parents=True, exist_ok=True)  # what can't be written is told before minutes are spent
             print(
                 f"building Horovod {VERSION} for TensorFlow ({args.jobs} jobs; about 5 minutes on two cores) …",
                 flush=True,
@@ -280,7 +300,7 @@ def main(argv: list[str] | None = None) -> int:
         run(pip, "installation of the wheel")
         verify()
         print("Horovod works: two processes under horovodrun agreed on a sum")
-    except BuildError as error:
+    except (BuildError, OSError) as error:
         print(f"build_horovod: {error}", file=sys.stderr)
         return 1
     return 0

@@ -10,13 +10,15 @@ from typing import TextIO
 def tell(line: str, stream: TextIO | None = None) -> None:
     """Print a line to a stream (stdout); once one can't be written, the stream leads nowhere."""
     stream = stream or sys.stdout
+    if stream is None:  # closed by whoever started the process
+        return
     with _or_nowhere(stream):
         print(line, file=stream, flush=True)
 
 
 def settle() -> None:
     """Before the process ends: what others have printed and nobody could read must not change its exit code."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         with _or_nowhere(stream):
             stream.flush()
 

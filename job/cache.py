@@ -7,13 +7,20 @@ from pathlib import Path
 import filelock
 import pooch
 
+from job.errors import InputError
+
+MODE = 0o644
+"""Of what is kept: several users may share a cache, and nothing in it is private."""
 FILL_SECONDS = 600.0
 """The longest that a process waits for another one that downloads or draws; then it does so itself."""
 
 
 def folder(name: str) -> Path:
     """A folder of the cache, under ``$XDG_CACHE_HOME`` or ``~/.cache``; it needn't be there yet."""
-    return Path(pooch.os_cache("fashion-job")) / name
+    try:
+        return Path(pooch.os_cache("fashion-job")) / name
+    except RuntimeError:
+        raise InputError("this user has no home, and XDG_CACHE_HOME is not set: set it to a folder.") from None
 
 
 def cause(error: OSError) -> str:

@@ -131,8 +131,9 @@ def resolve(overrides: Sequence[Mapping[str, Any]]) -> Config:
     if usual := usual_data_dir():
         defaults["data_dir"] = usual
     for name in ("data_dir", "run", "config"):
-        if given.get(name) == "":
-            raise InputError(f"option {name}: received an empty path. Name a path, or leave the option out.")
+        if given.get(name) == "" or "\0" in str(given.get(name)):
+            received = shortened(given[name])
+            raise InputError(f"option {name} is no path: received {received}. Name one, or leave the option out.")
     for name in given.keys() & options().keys():
         # To Python `yes` and `true` in a YAML file are numbers, too.
         if isinstance(given[name], bool) and options()[name].annotation is not bool:
@@ -172,7 +173,9 @@ def parse(argv: Sequence[str], program: str = "python -m job.train") -> Config:
 
 def read_options(path: Path) -> dict[str, Any]:
     """The options in a configuration file, which may be a run's own `config.yaml`. Raises InputError."""
-    return {name: value for name, value in read_yaml(path).items() if name not in ASKED_ONCE | {DIGEST}}
+    # What a run's own file has as null was left out, and may have another default here.
+    known = {name: value for name, value in read_yaml(path).items() if value is not None}
+    return {name: value for name, value in known.items() if name not in ASKED_ONCE | {DIGEST}}
 
 
 def parse_flags(argv: Sequence[str], program: str) -> dict[str, Any]:

@@ -148,7 +148,9 @@ def _horovod() -> Iterator[Finding]:
     if problem is None:
         yield Finding("Two-rank all-reduce", "ok", "right")
     else:
-        advice = "Try `horovodrun -np 2 hostname`; if that works, remove the cached Horovod wheel and set up anew."
+        advice = (
+            "Try `horovodrun -np 2 hostname`; if that works, remove .venv and the cache's horovod-…, and set up anew."
+        )
         yield Finding("Two-rank all-reduce", "fail", problem, advice)
 
 
@@ -236,6 +238,8 @@ def check_data(data_dir: Path | None) -> Finding:
         data = fashion_mnist.load(data_dir, download=False)
     except InputError as error:
         return Finding("Fashion-MNIST", "fail" if data_dir else "warn", *_split_advice(str(error), bool(data_dir)))
+    except OSError as error:
+        return Finding("Fashion-MNIST", "fail", f"{error.filename}: {error.strerror}", "Change its permissions.")
     found = f"{len(data.train_images):,} + {len(data.test_images):,} images in {data.source}"
     return Finding("Fashion-MNIST", "ok", found)
 
@@ -251,8 +255,8 @@ def _split_advice(message: str, named: bool) -> tuple[str, str]:
 
 def check_folder(subject: str, folder: Path, *, needed: int, option: str) -> Finding:
     """Try to write into a folder, or the nearest one above it that is there; see whether `needed` bytes are free."""
-    place = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
     try:
+        place = next(each for each in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(each))
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(b"written")
     except OSError as error:

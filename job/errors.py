@@ -82,6 +82,8 @@ def run_main(main: Callable[[], int], *, quiet: bool = False) -> NoReturn:
         code = _complain(str(error), 1, quiet and not isinstance(error, LostRankError))
     except KeyboardInterrupt:
         code = 130
+    except BrokenPipeError:  # nobody reads on, as behind `| head`
+        code = 1
     except OSError as error:
         if error.errno not in _REFUSALS:
             raise

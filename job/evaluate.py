@@ -31,6 +31,8 @@ class Split:
     """[N, 28, 28]."""
     labels: "NDArray[np.uint8]"
     """[N]."""
+    places: "NDArray[np.int64]"
+    """[N], in the data set's file of training or test images."""
     protocol: str
     """Of the run."""
 
@@ -69,10 +71,11 @@ def main(argv: list[str] | None = None) -> int:
         page = write_report(
             options.run,
             images=split.images,
+            places=split.places,
             labels=split.labels,
             probabilities=found,
             class_names=CLASS_NAMES,
-            split_name=options.split,
+            split_name="test" if split.protocol == "original" else options.split,
         )
         print(f"report: {page}", file=sys.stderr)
     return 0
@@ -91,7 +94,7 @@ def _load(run: Path, data_dir: Path | None, name: str) -> Split:
     if trained_on(run) not in (None, data.digest):
         print(f"warning: {data.source} holds other images than the run was trained with", file=sys.stderr)
     chosen = getattr(splits(data, limit_eval=config.limit_eval, protocol=config.protocol), name)
-    return Split(data.images[chosen], data.labels[chosen], config.protocol)
+    return Split(data.images[chosen], data.labels[chosen], data.places(chosen), config.protocol)
 
 
 def _record(scores: "Scores") -> dict[str, Any]:

@@ -32,11 +32,23 @@ def usable_memory(root: Path = _ROOT) -> int:
     """Bytes that can still be had: the machine's available memory, or what a container's limit leaves of it."""
     available = psutil.virtual_memory().available
     for group in _groups("memory", root):
-        for limit, usage in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+        for limit, usage, prefix in (
+            ("memory.max", "memory.current", ""),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+        ):
             with contextlib.suppress(OSError, ValueError):
-                left = int((group / limit).read_text()) - int((group / usage).read_text())
+                left = int((group / limit).read_text()) - int((group / usage).read_text()) + _cached(group, prefix)
                 available = min(available, max(left, 0))
     return available
+
+
+def _cached(group: Path, prefix: str) -> int:
+    """Bytes of files that a control group's memory holds and gives up when it is needed; 0 if that isn't told."""
+    try:
+        lines = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return sum(int(lines[f"{prefix}{kind}_file"]) for kind in ("active", "inactive"))
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 def _groups(controller: str, root: Path) -> Iterator[Path]:

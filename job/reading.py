@@ -15,7 +15,7 @@ MOST_OF_A_RUN = 1 << 28
 """The largest of a run's other files that is read, in bytes: a checkpoint of MobileNet has 39 million."""
 
 # What PyYAML's safe loader raises for hostile scalars and depths, beside its own YAMLError.
-_RAISED = (yaml.YAMLError, ValueError, KeyError, IndexError, AttributeError, TypeError, RecursionError)
+_RAISED = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError)
 
 
 class _Loader(yaml.SafeLoader):

@@ -18,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from job import cache
 from job.data import fashion_mnist, garments
@@ -44,6 +45,10 @@ class DataSet:
     """Where the images came from, for people."""
     digest: str
     """SHA-256, in hexadecimal, of the images, labels and train_count: the same for the same data in any format."""
+
+    def places(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where images are in the file of their part, training or test, from 0: shape of `indices`."""
+        return np.where(indices < self.train_count, indices, indices - self.train_count)
 
 
 def dataset(name: Name, data_dir: Path | None) -> DataSet:
@@ -117,6 +122,7 @@ def _write(folder: Path, key: str, arrays: Arrays) -> DataSet:
             file.flush()
             os.fsync(file.fileno())
         mapped = _map(partial)
+        partial.chmod(cache.MODE)
         partial.rename(folder / f"{key}.{_checksum(partial)}.arrow")
     finally:
         partial.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """Fashion-MNIST: found in a folder or in the cache, or downloaded, and read."""
 
+import contextlib
 import hashlib
 import logging
 import sys
@@ -149,7 +150,9 @@ def _download(folder: Path) -> None:
             )
             try:
                 for name, checksum in IDX_FILES.items():
-                    pooch.retrieve(home + name, checksum, fname=name, path=folder, downloader=downloader)
+                    file = pooch.retrieve(home + name, checksum, fname=name, path=folder, downloader=downloader)
+                    with contextlib.suppress(OSError):  # another user's, who shares the cache
+                        Path(file).chmod(cache.MODE)
                 return ""
             except OSError as problem:
                 if refused_here(problem):

@@ -35,7 +35,7 @@ def splits(
     Args:
         data: the data set; its order of images decides the split, together with a seed of the project.
         limit_train: the most images to train on. A smaller split is the beginning of a larger one, and its classes are
-            in proportion, to within one image each.
+            in proportion: to within one image each where all have the same number of images, as in Fashion-MNIST.
         limit_eval: the same for validation and for test.
         protocol: "honest" keeps a twelfth of the training images (5,000 of 60,000), in proportion of the classes, for
             validation. "original" trains on all of them and validates on the test images, as was done in 2017.
@@ -63,7 +63,7 @@ def splits(
 
 
 def _stratified(labels: UInt8, purpose: int) -> Indices:
-    """A shuffled order of which any first part holds the classes in proportion, to within one image each."""
+    """A shuffled order of which any first part holds the classes in proportion (equal ones to within an image each)."""
     shuffled = permutation(len(labels), _SEED, purpose)
     place = np.empty(len(labels))
     for kind in range(len(CLASS_NAMES)):

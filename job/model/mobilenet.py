@@ -15,6 +15,7 @@ from job.model.weights import imagenet_weights, load_imagenet
 
 __all__ = ["backbone", "imagenet_weights", "load_imagenet", "prepare", "serving_model"]
 
+keras.config.set_image_data_format("channels_last")  # whatever keras.json says: the operations know no other
 SMALLEST_SIDE = 32
 """Pixels: below this a map would vanish on its way through five halvings."""
 

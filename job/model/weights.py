@@ -1,8 +1,10 @@
 """ImageNet weights for the backbone: where they come from, and how a file of them is read without trusting it."""
 
+import contextlib
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
@@ -36,6 +38,8 @@ def imagenet_weights() -> Path:
     download = pooch.HTTPDownloader(timeout=(10, 60), progressbar=sys.stderr.isatty())
     try:
         with cache.one_at_a_time(folder):
+            if not _is_whole(folder / name):
+                (folder / name).unlink(missing_ok=True)
             path = within(
                 DOWNLOAD_SECONDS,
                 "download",
@@ -47,10 +51,20 @@ def imagenet_weights() -> Path:
         raise InputError(
             f"ImageNet weights could not be downloaded: {URL} ({cache.cause(error)}). {_ADVICE}"
         ) from error
-    if not h5py.is_hdf5(path):
-        path.unlink()
-        raise InputError(f"what was downloaded is no HDF5 file: received it from {URL}. {_ADVICE}")
+    if not _is_whole(path):
+        raise InputError(f"what was downloaded is no whole HDF5 file: received it from {URL}. {_ADVICE}")
+    with contextlib.suppress(OSError):  # another user's, who shares the cache
+        path.chmod(cache.MODE)
     return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is HDF5 and not cut off."""
+    try:
+        with h5py.File(path, "r"):
+            return True
+    except _DAMAGE:
+        return False
 
 
 def load_imagenet(backbone: keras.Model, path: Path) -> None:
@@ -74,9 +88,9 @@ def _published(file: h5py.File, path: Path, layers: list[keras.Layer]) -> list[n
     """Arrays of a file in Keras' older layout: a group per layer, under the layer's name."""
     arrays = []
     for layer in layers:
-        group = file.get(layer.name)
+        group = _own(file, layer.name)
         names = [] if group is None else [_text(name) for name in group.attrs.get("weight_names", [])]
-        arrays += _checked(path, layer, [group.get(name) for name in names])
+        arrays += _checked(path, layer, [_own(group, name) for name in names])
     return arrays
 
 
@@ -87,9 +101,19 @@ def _keras3(file: h5py.File, path: Path, layers: list[keras.Layer]) -> list[np.n
     for layer in layers:
         stem = _stock_class(layer)
         number = numbers[stem] = numbers.get(stem, -1) + 1
-        group = file.get(f"layers/{stem}_{number}/vars" if number else f"layers/{stem}/vars")
-        arrays += _checked(path, layer, [] if group is None else [group.get(str(i)) for i in range(len(group))])
+        group = _own(file, f"layers/{stem}_{number}/vars" if number else f"layers/{stem}/vars")
+        arrays += _checked(path, layer, [] if group is None else [_own(group, str(i)) for i in range(len(group))])
     return arrays
+
+
+def _own(group: h5py.Group, name: str) -> Any:
+    """What a group has under a name, or None. Links are not followed: they may lead to other files, or to a pipe."""
+    found: Any = group
+    for part in name.split("/"):
+        if not isinstance(found, h5py.Group) or not isinstance(found.get(part, getlink=True), h5py.HardLink):
+            return None
+        found = found[part]
+    return found
 
 
 def _stock_class(layer: keras.Layer) -> str:

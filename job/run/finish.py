@@ -105,6 +105,7 @@ def finish(
             folder.path,
             result=result,
             images=test_images,
+            places=data.set.places(data.splits.test),
             labels=test_labels,
             probabilities=predicted,
             class_names=CLASS_NAMES,

@@ -41,6 +41,7 @@ def write_report(
     run_dir: Path,
     *,
     images: NDArray[np.uint8],
+    places: NDArray[np.integer],
     labels: NDArray[np.integer],
     probabilities: NDArray[np.floating],
     class_names: Sequence[str],
@@ -54,6 +55,7 @@ def write_report(
 
     Args:
         images: uint8 [N, 28, 28].
+        places: [N], of each image in its data set's file, from 0.
         labels: [N], 0 to C − 1.
         probabilities: float [N, C].
         class_names: C names.
@@ -87,14 +89,14 @@ def write_report(
         scores=scores,
         class_names=class_names,
         confused=_most_confused(scores, class_names),
-        mistakes=_mistakes(images, labels, probabilities, class_names),
+        mistakes=_mistakes(images, places, labels, probabilities, class_names),
         timings=_timings(result),
         first_step=first if _is_number(first := result.get("seconds_to_first_step")) else None,
         config=list(_flat(config)),
         environment=list(_flat(environment)),
     )
     path = run_dir / "report.html"
-    write_atomically(path, page.encode())
+    write_atomically(path, page.encode(errors="backslashreplace"))  # paths may be of any bytes
     return path
 
 
@@ -163,7 +165,8 @@ def _most_confused(scores: Scores, names: Sequence[str]) -> list[Confusion]:
 class Mistake:
     """One image that was predicted wrongly."""
 
-    index: int
+    place: int
+    """In its data set's file, from 0."""
     picture: str
     """A PNG as a `data:` address."""
     true: str
@@ -173,19 +176,23 @@ class Mistake:
 
 
 def _mistakes(
-    images: NDArray[np.uint8], labels: NDArray[np.integer], probabilities: NDArray[np.floating], names: Sequence[str]
+    images: NDArray[np.uint8],
+    places: NDArray[np.integer],
+    labels: NDArray[np.integer],
+    probabilities: NDArray[np.floating],
+    names: Sequence[str],
 ) -> list[Mistake]:
     predicted = predictions(probabilities)
     return [
         Mistake(
-            index=int(place),
-            picture=_png(images[place]),
-            true=names[labels[place]],
-            predicted=names[predicted[place]],
-            true_probability=float(probabilities[place, labels[place]]),
-            predicted_probability=float(probabilities[place, predicted[place]]),
+            place=int(places[index]),
+            picture=_png(images[index]),
+            true=names[labels[index]],
+            predicted=names[predicted[index]],
+            true_probability=float(probabilities[index, labels[index]]),
+            predicted_probability=float(probabilities[index, predicted[index]]),
         )
-        for place in worst_mistakes(labels, probabilities, _MISTAKES)
+        for index in worst_mistakes(labels, probabilities, _MISTAKES)
     ]
 
 

@@ -70,6 +70,9 @@ def test_memory_is_what_a_limit_leaves(root):
     assert usable_memory(root(**files)) == 2_000_000
     assert usable_memory(root(**files | {"sys/fs/cgroup/memory.current": "4000000"})) == 0
     assert usable_memory(root(**files | {"sys/fs/cgroup/memory.max": "max"})) > 2_000_000
+    # Files that are cached go when room is needed.
+    cached = {"sys/fs/cgroup/memory.stat": "anon 100\nactive_file 300000\ninactive_file 500000\n"}
+    assert usable_memory(root(**files | cached)) == 2_800_000
 
 
 def test_this_machine_has_something():

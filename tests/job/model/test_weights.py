@@ -1,6 +1,8 @@
 """Weights files: what loads, and what is refused in one line."""
 
 import contextlib
+import os
+import shutil
 from pathlib import Path
 
 import h5py
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from job.errors import InputError
-from job.model import mobilenet
+from job.model import mobilenet, weights
 
 
 @pytest.fixture
@@ -125,6 +127,36 @@ def test_a_layer_that_takes_more_than_its_shape_says_is_refused(stock: keras.Mod
             group.create_dataset(name, shape, np.float32, external=[("/etc/passwd", 0, 4 * int(np.prod(shape)))])
     with pytest.raises(InputError, match="layer conv1 lie in other files or in too large pieces"):
         mobilenet.load_imagenet(mobilenet.backbone(alpha=0.25), path)
+
+
+@pytest.mark.parametrize("link", [h5py.ExternalLink("other.h5", "/x"), h5py.SoftLink("/conv_pw_3")])
+def test_links_in_a_weights_file_are_not_followed(stock: keras.Model, tmp_path: Path, link: object) -> None:
+    path = tmp_path / "weights.h5"
+    _publish(stock, path)
+    with h5py.File(path, "a") as file:
+        del file["conv_pw_7"]
+        file["conv_pw_7"] = link
+    os.mkfifo(tmp_path / "other.h5")  # reading it would never end
+    with pytest.raises(InputError, match="lacks layer conv_pw_7"):
+        mobilenet.load_imagenet(mobilenet.backbone(alpha=0.25), path)
+
+
+def test_cached_weights_that_were_cut_off_are_downloaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tmp_path / "whole.h5"
+    with h5py.File(whole, "w") as file:
+        file["x"] = np.zeros(1000)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    kept = tmp_path / "cache/fashion-job/weights/mobilenet_1_0_224_tf_no_top.h5"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(whole.read_bytes()[:3000])
+
+    def retrieve(*_: object, path: Path, fname: str, **__: object) -> str:
+        assert not kept.exists()
+        return str(shutil.copy(whole, path / fname))
+
+    monkeypatch.setattr(weights.pooch, "retrieve", retrieve)
+    assert mobilenet.imagenet_weights() == kept and kept.read_bytes() == whole.read_bytes()
+    assert kept.stat().st_mode & 0o777 == 0o644
 
 
 def test_no_network_is_refused_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

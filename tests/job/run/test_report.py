@@ -54,6 +54,7 @@ def predictions(count=200, seed=0):
     logits = generator.normal(size=(count, 10)) + 2 * np.eye(10)[labels]
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     return {
+        "places": np.arange(1000, 1000 + count),
         "images": generator.integers(0, 256, (count, 28, 28), dtype=np.uint8),
         "labels": labels,
         "probabilities": probabilities.astype(np.float32),
@@ -126,7 +127,7 @@ def test_pictures_and_tables_speak_to_those_who_do_not_see(run):
     page = written(run)
     pictures = page.attributes("img")
     assert len(pictures) == 24
-    assert all(re.fullmatch(r"Test image \d+: .+, taken for .+", picture["alt"]) for picture in pictures)
+    assert all(re.fullmatch(r"Test image 1\d\d\d: .+, taken for .+", picture["alt"]) for picture in pictures)
     assert all(header["scope"] in ("row", "col") for header in page.attributes("th"))
     assert [html["lang"] for html in page.attributes("html")] == ["en"]
 
