@@ -77,7 +77,7 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
     option("coordinator", str, None, "name or address of pod 0, for several pods")
     option("port", int, None, f"control channel; the next port is the rendezvous' ({PORT}; one pod: any free ones)")
     option("address", str, None, "this pod's own IPv4 address, if not the one on the way to pod 0")
-    option("interface", str, None, "the same as a network interface's name")
+    option("interface", str, None, "network interface of the ranks' traffic, and of --address if that isn't given")
     option("secret-file", str, None, "file with the secret that all launchers share")
     option("world-size", int, None, "number of ranks in all, if the command needs a certain one")
     option("start-timeout", float, rules.start_timeout, "seconds for all pods to be there")
@@ -108,9 +108,10 @@ def _checked(options: argparse.Namespace, command: list[str], environment: Mappi
         options.pod_index = 0
     what = f"--pod-index must be from 0 to {options.pods - 1} for --pods {options.pods}: received {options.pod_index}."
     check(0 <= options.pod_index < options.pods, what)
-    if options.interface and not options.address:
+    if options.interface:
         try:
-            options.address = address_of(options.interface)
+            found = address_of(options.interface)
+            options.address = options.address or found
         except LookupError as error:
             raise LaunchError(MISUSED, f"--interface: {error}") from None
     what = f"--address must be an IPv4 address, for Horovod knows no other: received {options.address}."
@@ -135,6 +136,7 @@ def _checked(options: argparse.Namespace, command: list[str], environment: Mappi
         coordinator=options.coordinator,
         port=options.port,
         address=options.address,
+        interface=options.interface,
         secret=_secret(options.secret_file, environment, several=several),
         rules=Rules(
             start_timeout=options.start_timeout,

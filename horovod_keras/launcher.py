@@ -55,6 +55,8 @@ class Settings:
     """Of the control channel; 0: any free one, for one pod alone."""
     address: str | None
     """This pod's own IPv4 address; None: the one on the way to pod 0."""
+    interface: str | None
+    """Of the ranks' traffic; None: the one that has this pod's address."""
     secret: bytes
     rules: Rules
 
@@ -86,7 +88,7 @@ class Launcher:
             stack.callback(self._kill)
             self._address = self._own_address()
             try:
-                self._interface = interface_of(self._address)
+                self._interface = self._settings.interface or interface_of(self._address)
             except LookupError as error:
                 raise LaunchError(MISUSED, f"{error} Give --address or --interface.") from None
             self._check_own_name()

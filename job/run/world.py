@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import logging
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ LEAVING_TIMEOUT = 60.0  # seconds
 def join(config: Config) -> Collectives:
     """Meet the other ranks and set this process up as one of them: threads, determinism, log.
 
-    Raises InputError: a timeline that nobody would write.
+    Raises InputError: a timeline that nobody would write, or no GPU where one is asked for.
     """
     allocator.keep_freed_memory()
     against = "XLA compiles no others" if config.xla else None
@@ -49,7 +50,10 @@ def join(config: Config) -> Collectives:
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
-    if gpus := tf.config.list_physical_devices("GPU"):
+    gpus = tf.config.list_physical_devices("GPU")
+    if os.environ.get("FASHION_NEEDS_GPU") == "1" and not gpus:
+        raise InputError("TensorFlow sees no GPU here, and FASHION_NEEDS_GPU=1 asks for one. See python -m job.doctor.")
+    if gpus:
         tf.config.set_visible_devices(gpus[ranks.local_rank % len(gpus)], "GPU")
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()

@@ -82,6 +82,13 @@ def test_wrong_options_end_with_2_and_one_line(
     assert len(errors) == 1 and line in errors[0]
 
 
+def test_an_interface_is_of_the_ranks_and_of_the_address_if_none_is_given() -> None:
+    given = ["--interface", "lo", "--", "true"]
+    assert (parse(given, {}).interface, parse(given, {}).address) == ("lo", "127.0.0.1")
+    both = parse(["--address", "10.1.2.3", *given], {})
+    assert (both.interface, both.address) == ("lo", "10.1.2.3")  # as in a pod with a second network
+
+
 def test_a_secret_is_any_bytes(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_bytes(bytes(range(128, 160)) + b"\n")

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -78,7 +79,7 @@ def test_each_overlay_keeps_our_rules(overlay: str) -> None:
     assert complaints(render(overlay)) == []
 
 
-@pytest.mark.parametrize("component", ["gpu", "kueue", "data-download", "prometheus", "tensorboard"])
+@pytest.mark.parametrize("component", ["kueue", "data-download", "prometheus", "tensorboard"])
 def test_each_component_can_be_added(component: str, tmp_path: Path) -> None:
     documents = with_component(tmp_path, "cpu-local", component)
     check_schemas(documents, VERSIONS[0])
@@ -98,11 +99,23 @@ def test_kueue_makes_whatever_is_run_wait_in_a_queue(overlay: str, kind: str, tm
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "fashion"
 
 
-def test_a_second_job_of_another_name_keeps_its_rules(tmp_path: Path) -> None:
-    base = os.path.relpath(ROOT / "k8s/overlays/cpu-local", tmp_path.resolve())
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_second_job_of_another_name_keeps_its_rules_and_its_volumes(overlay: str, tmp_path: Path) -> None:
+    base = os.path.relpath(ROOT / "k8s/overlays" / overlay, tmp_path.resolve())
     documents = render_kustomization(tmp_path, {"resources": [base], "nameSuffix": "-b", "namespace": "other"})
     assert complaints(documents) == []
-    assert {d["metadata"]["name"] for d in documents if d["kind"] in ("Job", "Service")} == {"fashion-train-b"}
+    assert all("-b" in d["metadata"]["name"] for d in documents)  # generated ones have a digest behind it
+    claims = {d["metadata"]["name"] for d in documents if d["kind"] == "PersistentVolumeClaim"}
+    volumes = [v.get("persistentVolumeClaim") for d in documents for t in templates(d) for v in t["spec"]["volumes"]]
+    assert claims == {volume["claimName"] for volume in volumes if volume}
+
+
+def test_a_pod_of_the_gpu_overlays_does_not_train_on_its_processor() -> None:
+    for overlay in ("gpu", "many-nodes"):
+        (spec,) = (t["spec"] for d in render(overlay) for t in templates(d))
+        (container,) = spec["containers"]
+        assert {"name": "FASHION_NEEDS_GPU", "value": "1"} in container["env"]
+        assert container["resources"]["limits"]["nvidia.com/gpu"] > 0
 
 
 def test_the_pod_that_fetches_results_is_as_restricted_as_the_others() -> None:
@@ -228,7 +241,8 @@ def test_no_secret_is_written_down(overlay: str) -> None:
 def test_the_mpijob_runs_one_rank_a_slot_and_ssh_on_a_high_port() -> None:
     spec = next(d["spec"] for d in render("mpijob") if d["kind"] == "MPIJob")
     launcher, worker = (spec["mpiReplicaSpecs"][n]["template"]["spec"] for n in ("Launcher", "Worker"))
-    assert spec["launcherCreationPolicy"] == "WaitForWorkersReady"
+    assert spec["launcherCreationPolicy"] == "AtStartup"
+    assert [spec["mpiReplicaSpecs"][n]["restartPolicy"] for n in ("Launcher", "Worker")] == ["Never", "OnFailure"]
     assert {"cleanPodPolicy", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "suspend"} == set(
         spec["runPolicy"]
     )
@@ -237,3 +251,26 @@ def test_the_mpijob_runs_one_rank_a_slot_and_ssh_on_a_high_port() -> None:
     assert ssh[ssh.index("-p") + 1] == "2222" == str(worker["containers"][0]["ports"][0]["containerPort"])
     assert ssh[ssh.index("-i") + 1] == f"{spec['sshAuthMountPath']}/id_rsa"
     assert "-np" not in arguments and arguments[-2:] == ["--config", "/etc/fashion-job/config.yaml"]
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_the_mpijob_s_launcher_waits_for_its_workers(answers: bool, tmp_path: Path) -> None:
+    launcher = next(c for d in render("mpijob") for t in templates(d) for c in t["spec"]["containers"])
+    shell, option, script, name = launcher["command"]
+    (tmp_path / "hostfile").write_text("localhost slots=1\nlocalhost slots=1\n")
+    (tmp_path / "mpirun").write_text('#!/bin/sh\necho "mpirun $*"\n')
+    (tmp_path / "mpirun").chmod(0o755)
+    with socket.create_server(("localhost", 0)) as worker:
+        port = worker.getsockname()[1] if answers else 1
+        for there, here in (("/etc/mpi", str(tmp_path)), ("2222", str(port)), ("1800", "1")):
+            assert there in script
+            script = script.replace(there, here)
+        environment = os.environ | {"PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        done = subprocess.run(
+            [shell, option, script, name, "a b", "c"], env=environment, capture_output=True, text=True, timeout=30
+        )
+    if answers:
+        assert (done.returncode, done.stdout) == (0, "mpirun a b c\n")
+    else:
+        assert done.returncode == 1
+        assert done.stderr == "error: waited 1 s for localhost, port 1: see why that worker is pending.\n"
