@@ -127,7 +127,8 @@ def compare(books: dict[str, list[Row]]) -> dict[str, Any]:
     found: dict[str, Any] = {"budget": round(budget, 1), "curves": curves}
     for name, curve in curves.items():
         within = [score for cost, score in curve if cost <= budget]
-        found[name] = {"score": within[-1], "trials": len({row["trial"] for row in books[name]})}
+        rows = sorted((row for row in books[name] if row["seconds"]), key=lambda row: row["time"])[: len(within)]
+        found[name] = {"score": within[-1], "trials": len({row["trial"] for row in rows})}
     return found
 
 

@@ -35,6 +35,7 @@ def connected(address: str | None) -> Iterator[None]:
         InputError: no cluster answers at the address.
     """
     # A cluster of our own needs no token in the user's home: this one ends with it.
+    address = None if address == "local" else address
     if address is None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     elif address != "auto":
@@ -46,7 +47,7 @@ def connected(address: str | None) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, ValueError) as error:
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:  # other versions, no token
         reason = " ".join(str(error).split())
         raise InputError(f"no Ray cluster answers: received --address {address} ({reason:.200}).") from None
     try:

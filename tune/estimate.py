@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from job.config import Config
+from job.errors import InputError
 from tune.records import Summary
 from tune.settings import Search
 
@@ -78,5 +79,8 @@ class Estimate:
         """Kept, since a table asks for all trials twice a second."""
         key = json.dumps(trial.settings)
         if key not in self._pixels_of:
-            self._pixels_of[key] = self._search.space.pixels(trial.settings)
+            try:
+                self._pixels_of[key] = self._search.space.pixels(trial.settings)
+            except InputError:  # the job has refused it, and it takes no time
+                self._pixels_of[key] = 0.0
         return self._pixels_of[key]

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from job.run.folder import environment
 from tune.settings import CHANGEABLE, PROGRAM, Search, Settings
 
 BOOKS = "trials.parquet"
+OWN = ".storage"
+"""Holds the name of the search's folder in a storage that is given."""
 LOST_LOCK = 120.0
 """Seconds for a folder in use: a file server keeps the lock of a machine that was lost for a while (NFS 4: 90)."""
 SCRATCH = ".ranks"
@@ -60,13 +63,18 @@ def claim(search: Search) -> None:
     if path.exists() and ((folder / BOOKS).exists() or has_state(search.settings, "search")):
         _refuse_another(folder, identity, read_yaml(path))
     else:
+        # Other searches may have the same storage, one that had this folder before among them.
+        write_atomically(folder / OWN, f"{folder.absolute().name}-{secrets.token_hex(4)}".encode())
         write_atomically(path, yaml.safe_dump(identity, sort_keys=False).encode())
 
 
 def storage(settings: Settings) -> str:
-    """Where Tune keeps its files: an absolute path, or a URI."""
-    given = settings.storage or str(settings.out)
-    return given if "://" in given else str(Path(given).absolute())
+    """Where Tune keeps its files, a path or a URI: in a storage that is given they have a folder of their own."""
+    if settings.storage is None:
+        return str(settings.out.absolute())
+    own = settings.out / OWN
+    given = settings.storage if "://" in settings.storage else str(Path(settings.storage).absolute())
+    return f"{given.rstrip('/')}/{own.read_text() if own.exists() else settings.out.absolute().name}"
 
 
 def complete(settings: Settings) -> bool:

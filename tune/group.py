@@ -139,9 +139,11 @@ class ProcessGroup:
             waited = [*self._running, *([self._taking] if self._taking else [])]
             until = min(deadline, self._answers_by, self._end_by)
             ready, _ = ray.wait(waited, timeout=max(0.0, until - time.monotonic()))
+            if not ready and until == deadline:
+                return []
+            if not ready:  # this process may have stood still itself, as a paused container's does: look once more
+                ready, _ = ray.wait(waited, timeout=_LAST_WORDS)
             if not ready:
-                if until == deadline:
-                    return []
                 silent, what = 0, f"it hasn't answered for {_SILENCE:.0f} s"
                 if until == self._end_by:
                     silent = min(self._running.values())

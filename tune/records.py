@@ -161,8 +161,10 @@ def write(path: Path, rows: Sequence[Row]) -> None:
 
 def last_line(trial: Trial) -> str:
     """What a trial failed of, in a line."""
-    lines = str(trial.get_error() or "no reason is known").strip().splitlines()
-    return lines[-1][:300]
+    # Where Tune writes it first: it comes into the storage later.
+    path = Path(trial.error_file) if trial.error_file else None
+    lines = path.read_text(errors="replace").strip().splitlines() if path and path.exists() else []
+    return lines[-1][:300] if lines else "no reason is known"
 
 
 class Journal(Callback):
@@ -197,6 +199,14 @@ class Journal(Callback):
         for row in [row for row in mine if row["trial"] in lost]:
             del self._rows[self.phase, row["trial"], row["epoch"]]
             self._numbers.pop(row["trial"], None)
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """One that had failed is tried again, and runs until it tells otherwise."""
+        mine = [row for (phase, name, _), row in self._rows.items() if (phase, name) == (self.phase, trial.trial_id)]
+        if any(row["status"] == "failed" for row in mine):
+            for row in mine:
+                row |= {"status": "running", "problem": None}
+            write(self.path, self.rows)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any

@@ -203,6 +203,7 @@ def _run(
             **options,
         )
     finally:
+        display.on_experiment_end([])  # Tune doesn't call it when it is interrupted again
         # Tune leaves its own handler, which would swallow the next Ctrl-C.
         signal.signal(signal.SIGINT, interrupt)
     found = summaries(journal.rows, phase)

@@ -69,7 +69,7 @@ class Settings:
     resume: Path | None = None
     """Folder of a search to go on with; its options come from there."""
     address: str | None = None
-    """Ray cluster: auto, or HOST:PORT of its head; default one of this machine alone, which ends with the search."""
+    """Ray cluster: auto, or HOST:PORT of its head; default (local) this machine's own, which ends with the search."""
     storage: str | None = None
     """Where trials keep their checkpoints: a path or a URI that pyarrow reads, shared by all nodes; default --out."""
 

@@ -186,10 +186,20 @@ class Space:
         """Mean number of input pixels of an epoch's images, to which its cost is nearly proportional.
 
         Args:
-            point: of the space; None for the mean over it.
+            point: of the space; None for the mean over what the job takes of it.
+
+        Raises:
+            InputError: the job refuses the point, or all of the space that was looked at.
         """
-        points = [point] if point else self.random_points(200, seed=0)
-        return float(np.mean([np.mean(np.square(self.config(p).resolutions())) for p in points]))
+        refusal, found = None, []
+        for each in [point] if point else self.random_points(200, seed=0):
+            try:
+                found.append(np.mean(np.square(self.config(each).resolutions())))
+            except InputError as error:  # as the trial will find
+                refusal = error
+        if refusal and not found:
+            raise refusal
+        return float(np.mean(found))
 
     def largest(self) -> Config:
         """The trial that needs the most memory: that of the most input pixels in a batch. Raises InputError."""

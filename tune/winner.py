@@ -35,9 +35,13 @@ def measure(search: Search, work: Task) -> tuple[float, Config]:
         InputError: the job refused the options, and those of the trials after it too; or data or weights are missing.
         RunError: it failed in another way.
     """
-    refusal: runs.RefusedError | None = None
+    refusal: InputError | None = None
     for point in search.space.random_points(_MEASURED, search.settings.seed):
-        config = search.space.config(point)
+        try:
+            config = search.space.config(point)
+        except InputError as error:
+            refusal = error
+            continue
         options = plain(config) | {"threads": work.cpus, "run": str(Path(work.folder) / "measurement")}
         try:
             return in_group(work, runs.measure, options), config

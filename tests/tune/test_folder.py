@@ -1,6 +1,7 @@
 """A search's folder: one search in it, one process at a time, and how it says what made it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import yaml
 from job.errors import InputError
 from tests.tune.books import make_folder
 from tune import folder
-from tune.folder import claim, described, has_state, held, keep_state
+from tune.folder import claim, described, has_state, held, keep_state, storage
 from tune.settings import parse
 
 
@@ -78,9 +79,9 @@ def test_one_search_at_a_time_works_in_a_folder(tmp_path: Path, monkeypatch: pyt
 
 def test_storage_that_cannot_be_used_and_a_damaged_state_are_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for storage in (str(tmp_path / "file"), "nothing://here"):
+    for place in (str(tmp_path / "file"), "nothing://here"):
         with pytest.raises(InputError, match="the storage can't be used") as raised:
-            has_state(parse(["--out", str(tmp_path), "--storage", storage]).settings, "search")
+            has_state(parse(["--out", str(tmp_path), "--storage", place]).settings, "search")
         assert "\n" not in str(raised.value)
     settings = parse(["--out", str(tmp_path)]).settings
     assert not has_state(settings, "search")
@@ -111,3 +112,20 @@ def test_each_part_of_a_search_says_how_it_was_made_and_how_long_it_took(tmp_pat
     parts = json.loads((tmp_path / "environment.json").read_text())
     assert len(parts) == 2
     assert all({"command", "commit", "processor", "cores", "libraries", "seconds"} <= part.keys() for part in parts)
+
+
+def test_each_search_has_a_folder_of_its_own_in_a_shared_storage(tmp_path: Path) -> None:
+    shared = ["--storage", str(tmp_path / "shared")]
+    one, two = (parse(["--out", str(tmp_path / place / "s"), *shared]) for place in ("a", "b"))
+    places: list[str] = []
+    for search in (one, two, one):
+        if search is one and places:  # its folder is removed, and the same search begun anew
+            shutil.rmtree(search.settings.out)
+        search.settings.out.mkdir(parents=True)
+        claim(search)
+        places.append(storage(search.settings))
+        Path(places[-1], "search").mkdir(parents=True)
+        Path(places[-1], "search/experiment_state-1.json").write_text("{}")
+        claim(search)
+        assert storage(search.settings) == places[-1]
+    assert len({*places}) == 3 and all(place.startswith(f"{tmp_path}/shared/s-") for place in places)

@@ -75,3 +75,18 @@ def test_a_trial_without_a_whole_epoch_is_not_confirmed() -> None:
     rows = epochs("confirm", 1, {**POINT, "seed": 1}, 1, "done")
     rows[0] |= {"epoch": 0, "problem": "no epoch ended in time"}
     assert groups_of_seeds(summaries(rows, "confirm")) == []
+
+
+def test_a_failed_trial_that_is_tried_again_has_not_ended(tmp_path: Path) -> None:
+    path, one = tmp_path / "trials.parquet", trial("a")
+    (tmp_path / "error.txt").write_text("Traceback …\nOSError: the disk is gone\n")
+    one.error_file, one.last_result = str(tmp_path / "error.txt"), {"epoch": 1}
+    journal = Journal(path, "search")
+    journal.on_trial_result(1, [one], one, {"epoch": 1, "score": 0.5})
+    journal.on_trial_error(2, [one], one)
+    (row,) = Journal(path, "search").rows
+    assert (row["status"], row["problem"], row["score"]) == ("failed", "OSError: the disk is gone", 0.5)
+    resumed = Journal(path, "search")
+    resumed.on_trial_start(1, [one], one)
+    (row,) = Journal(path, "search").rows
+    assert (row["status"], row["problem"], row["score"]) == ("running", None, 0.5)

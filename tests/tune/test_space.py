@@ -10,6 +10,7 @@ import yaml
 from job.config import plain
 from job.errors import InputError
 from job.recipes import Recipe
+from tune.settings import parse
 from tune.space import DEFAULT, Choice, Range, Space
 
 
@@ -181,3 +182,11 @@ def test_every_drawn_value_is_in_its_range(text: str) -> None:
     assert isinstance(parameter, Range)
     draw = random.Random(0)
     assert all(parameter.low <= parameter.sample(draw) <= parameter.high for _ in range(200))
+
+
+def test_points_that_the_job_refuses_do_not_count_in_the_mean_of_a_space() -> None:
+    mixed = ["--vary", "recipe=original,fast", "--vary", "optimizer=adam,adamw", "--vary", "resolution=56"]
+    space = parse(["--dataset", "garments", "--stages=[]", *mixed]).space
+    assert space.pixels() == 56**2  # fast needs adamw for its decay
+    with pytest.raises(InputError, match="needs optimizer adamw"):
+        space.pixels({"recipe": "fast", "optimizer": "adam", "resolution": 56, "dropout": 0.1, "learning_rate": 1e-3})

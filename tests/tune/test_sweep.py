@@ -252,7 +252,7 @@ def test_the_best_are_confirmed_with_seeds_and_the_storage_may_be_elsewhere(tmp_
     assert "over 2 seeds on the validation split" in sweep.output
     best = (sweep.out / "best.yaml").read_text()
     assert "over 2 seeds" in best and yaml.safe_load(best)["seed"] == 2018
-    assert list((tmp_path / "shared" / "search").glob("*/checkpoint_*"))
+    assert list((tmp_path / "shared").glob("s-*/search/*/checkpoint_*"))
     assert not (sweep.out / "search").exists()
 
 
