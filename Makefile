@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 
 # What set-up has made may be gone: this folder was moved or copied, Horovod removed, the cache of compiled operations cleaned.
 $(shell [ ! -e $(STAMPS)/run ] || { \
-  grep -qF "$(realpath $(BIN))/python" $(BIN)/horovodrun || rm -rf $(VENV); \
+  grep -qF -e "$(realpath $(BIN))/python" -e "$(abspath $(BIN))/python" $(BIN)/horovodrun || rm -rf $(VENV); \
   $(BIN)/python -c 'import sys; from job.model.kernels.library import built; sys.exit(not built())' || rm -f $(STAMPS)/run; \
   } 2>/dev/null)
 

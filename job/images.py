@@ -74,19 +74,25 @@ def read_image(path: Path, *, invert: bool = True) -> GreyImage:
 def _grey(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I;16"):
         # Pillow cuts values above 255 off here instead of scaling them.
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    grey = picture.convert("L")
-    if picture.has_transparency_data:
+        wide = np.asarray(picture)
+        grey = Image.fromarray((wide >> 8).astype(np.uint8))
+        key = picture.info.get("transparency")
+        alpha = None if key is None else Image.fromarray(np.where(wide == key, 0, 255).astype(np.uint8))
+    elif picture.has_transparency_data:
         colours = picture.convert("RGBA")
-        alpha = colours.getchannel("A")
-        grey = colours.convert("L")
-        del colours
-        # The ground that the garment stands out from best. Row by row: the whole would take eight times its memory.
-        opacity = np.asarray(alpha)
-        light = sum(int(row.astype(np.int64) @ part) for row, part in zip(np.asarray(grey), opacity, strict=True))
-        light_ground = light <= 127 * int(opacity.sum(dtype=np.int64))
-        grey = Image.composite(grey, Image.new("L", grey.size, 255 if light_ground else 0), alpha)
-    return grey
+        grey, alpha = colours.convert("L"), colours.getchannel("A")
+    else:
+        grey, alpha = picture.convert("L"), None
+    return grey if alpha is None else _on_ground(grey, alpha)
+
+
+def _on_ground(grey: Image.Image, alpha: Image.Image) -> Image.Image:
+    """A picture on the ground that the garment stands out from best, black or white, where it is transparent."""
+    # Row by row: the whole would take eight times its memory.
+    opacity = np.asarray(alpha)
+    light = sum(int(row.astype(np.int64) @ part) for row, part in zip(np.asarray(grey), opacity, strict=True))
+    light_ground = light <= 127 * int(opacity.sum(dtype=np.int64))
+    return Image.composite(grey, Image.new("L", grey.size, 255 if light_ground else 0), alpha)
 
 
 def _border(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

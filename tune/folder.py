@@ -4,9 +4,9 @@ import contextlib
 import json
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import filelock
 import yaml
@@ -18,9 +18,13 @@ from job.run.checkpoints import write_atomically
 from job.run.folder import environment
 from tune.settings import CHANGEABLE, PROGRAM, Search, Settings
 
+T = TypeVar("T")
+
 BOOKS = "trials.parquet"
 OWN = ".storage"
 """Holds the name of the search's folder in a storage that is given."""
+CONFIRMED, WINNER = "confirmed", "winner"
+"""What is decided once: the points that are trained again, and the trial that may see the test set."""
 LOST_LOCK = 120.0
 """Seconds for a folder in use: a file server keeps the lock of a machine that was lost for a while (NFS 4: 90)."""
 SCRATCH = ".ranks"
@@ -64,6 +68,8 @@ def claim(search: Search) -> None:
         _refuse_another(folder, identity, read_yaml(path))
     else:
         # Other searches may have the same storage, one that had this folder before among them.
+        for what in (CONFIRMED, WINNER):
+            (folder / f".{what}.json").unlink(missing_ok=True)
         write_atomically(folder / OWN, f"{folder.absolute().name}-{secrets.token_hex(4)}".encode())
         write_atomically(path, yaml.safe_dump(identity, sort_keys=False).encode())
 
@@ -75,6 +81,26 @@ def storage(settings: Settings) -> str:
     own = settings.out / OWN
     given = settings.storage if "://" in settings.storage else str(Path(settings.storage).absolute())
     return f"{given.rstrip('/')}/{own.read_text() if own.exists() else settings.out.absolute().name}"
+
+
+def decided(folder: Path, what: str, decide: Callable[[], T]) -> T:
+    """What was decided in an earlier part of the search, or is now, once and for all: a value that JSON can hold.
+
+    Raises:
+        InputError: what was noted of it is damaged.
+    """
+    path = folder / f".{what}.json"
+    if not path.exists():
+        write_atomically(path, json.dumps(decide()).encode())
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}. Restore it, or remove it to have that decided again.") from None
+
+
+def won(folder: Path) -> bool:
+    """Whether the trial that sees the test set has been chosen: no other one may, whatever is tried again."""
+    return (folder / f".{WINNER}.json").exists()
 
 
 def complete(settings: Settings) -> bool:

@@ -177,6 +177,8 @@ class Journal(Callback):
         # Tune lists the trials in another order when it goes on.
         self._numbers = {row["trial"]: row["number"] for row in known if row["phase"] == phase}
         self._to_compare = bool(self._numbers)
+        self.problem: OSError | None = None
+        """Why the books could not be written; Tune would take it for its own, or for a trial's."""
 
     @property
     def rows(self) -> list[Row]:
@@ -184,7 +186,9 @@ class Journal(Callback):
         return list(self._rows.values())
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Forget what Tune, going on, knows nothing of. Raises InputError where that is all that has ended."""
+        """Forget what Tune, going on, knows nothing of. Raises InputError where that is all that has ended, OSError."""
+        if self.problem:
+            raise self.problem
         if not self._to_compare:
             return
         self._to_compare = False
@@ -206,7 +210,7 @@ class Journal(Callback):
         if any(row["status"] == "failed" for row in mine):
             for row in mine:
                 row |= {"status": "running", "problem": None}
-            write(self.path, self.rows)
+            self._write()
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -255,4 +259,11 @@ class Journal(Callback):
             self._rows.pop((self.phase, trial.trial_id, 0), None)
         for other in [*mine, row]:
             other["status"] = status
-        write(self.path, self.rows)
+        self._write()
+
+    def _write(self) -> None:
+        try:
+            write(self.path, self.rows)
+            self.problem = None
+        except OSError as error:
+            self.problem = error

@@ -17,8 +17,9 @@ from job.run.charts import Chart
 from job.run.checkpoints import write_atomically
 from job.run.report import Figure, duration, percent, template
 from tune import charts, records
+from tune.folder import CONFIRMED
 from tune.records import Summary, groups_of_seeds, ranked, spread, summaries
-from tune.space import Choice, Range, Space
+from tune.space import Range, Space
 from tune.winner import train_command
 
 # Below this many trials any statement about importance would be noise.
@@ -50,7 +51,10 @@ def write_report(folder: Path) -> Path:
         raise InputError(f"{result_path} is damaged: {error}. Remove the folder and repeat the search.") from None
     trials, confirmed = summaries(rows, "search"), summaries(rows, "confirm")
     # Before all have ended, the luck of a seed or two would show as a winner.
-    wanted = len(records.candidates(ranked(trials), settings["confirm"])) * settings["seeds"]
+    points = folder / f".{CONFIRMED}.json"
+    again = records.candidates(ranked(trials), settings["confirm"])
+    again = json.loads(points.read_bytes()) if points.exists() else again
+    wanted = len(again) * settings["seeds"]
     whole = len(confirmed) >= wanted and all(trial.status != "running" for trial in confirmed)
     groups = groups_of_seeds(confirmed) if whole else []
     tried = [t for t in trials if t.epochs]
@@ -135,19 +139,12 @@ def importance(trials: Sequence[Summary], names: Sequence[str], space: Space) ->
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # Of a list only which of its values it was counts; some can be no key of a dictionary.
-    lists = {name: p.values for name, p in space.parameters.items() if isinstance(p, Choice)}
-    distributions = {
-        name: optuna.distributions.CategoricalDistribution([str(value) for value in lists[name]])
-        if name in lists
-        else space.parameters[name].distribution()
-        for name in names
-    }
+    distributions = {name: space.parameters[name].distribution() for name in names}
     study = optuna.create_study(direction="maximize")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         for trial in trials:
-            point = {n: str(v) if n in lists else v for n, v in space.nearest(trial.settings).items()}
+            point = space.nearest(trial.settings)
             study.add_trial(optuna.trial.create_trial(params=point, distributions=distributions, value=trial.score))
         evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.25)
         found = optuna.importance.get_param_importances(study, evaluator=evaluator)

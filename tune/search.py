@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ray import tune
-from ray.tune import Callback, CheckpointConfig
+from ray.tune import Callback, CheckpointConfig, TuneError
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import BasicVariantGenerator
@@ -21,7 +21,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from horovod_keras.voice import tell
 from tune.estimate import Estimate
-from tune.folder import BOOKS, has_state, keep_state, storage
+from tune.folder import BOOKS, CONFIRMED, decided, has_state, keep_state, storage, won
 from tune.live import Display
 from tune.prune import Prune
 from tune.records import Journal, Row, Summary, candidates, groups_of_seeds, ranked, summaries
@@ -104,7 +104,8 @@ def confirm(search: Search, work: Task, explored: Outcome, estimate: Estimate) -
 
     Raises as :func:`explore` does.
     """
-    points = candidates(explored.ranking, search.settings.confirm)
+    # Once and for all: Tune, going on, takes no others, and a failed trial may have been made good meanwhile.
+    points = decided(search.settings.out, CONFIRMED, lambda: candidates(explored.ranking, search.settings.confirm))
     seeds = [(search.settings.seed + 1 + index) % SEEDS for index in range(search.settings.seeds)]
     wanted = [{**point, "seed": seed} for point in points for seed in seeds]
     tell(f"the best {len(points)} again, with {len(seeds)} seeds each")
@@ -185,8 +186,8 @@ def _run(
             num_samples=wanted,
             resources_per_trial=work.resources(),
             storage_path=storage(settings),
-            # Who goes on has mended what trials failed of, or wants to see it again.
-            resume="AUTO+ERRORED" if has_state(settings, phase) else False,
+            # Who goes on has mended what trials failed of, or wants to see it again; but not once there is a winner.
+            resume=("AUTO" if won(settings.out) else "AUTO+ERRORED") if has_state(settings, phase) else False,
             max_failures=settings.max_failures,
             reuse_actors=True,
             raise_on_failed_trial=False,
@@ -202,10 +203,16 @@ def _run(
             verbose=0,
             **options,
         )
+    except TuneError:
+        if journal.problem:
+            raise journal.problem from None
+        raise
     finally:
         display.on_experiment_end([])  # Tune doesn't call it when it is interrupted again
         # Tune leaves its own handler, which would swallow the next Ctrl-C.
         signal.signal(signal.SIGINT, interrupt)
+    if journal.problem:
+        raise journal.problem
     found = summaries(journal.rows, phase)
     return Outcome(
         ranking=ranked(found),

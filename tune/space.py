@@ -7,9 +7,9 @@ global_batch: [64, 128]
 """
 
 import itertools
+import json
 import random
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +98,7 @@ class Choice:
     """One of a list of values."""
 
     values: tuple[Any, ...]
-    """As YAML and JSON have them: lists, no tuples."""
+    """As they are searched: see `searched`."""
 
     def sample(self, draw: random.Random) -> Any:
         """A value at random."""
@@ -119,10 +119,7 @@ class Choice:
         """The same for Optuna."""
         from optuna.distributions import CategoricalDistribution
 
-        with warnings.catch_warnings():
-            # Optuna's databases can't hold lists; its memory can.
-            warnings.filterwarnings("ignore", message="Choices for a categorical distribution")
-            return CategoricalDistribution(self.values)
+        return CategoricalDistribution(self.values)
 
     def __str__(self) -> str:
         return f"[{', '.join(map(str, self.values))}]"
@@ -149,7 +146,7 @@ class Space:
 
     def config(self, point: Mapping[str, Any]) -> Config:
         """The configuration of a trial at a point. Raises InputError."""
-        return resolve([self.fixed, point])
+        return resolve([self.fixed, as_options(point)])
 
     def random_points(self, count: int, seed: int) -> list[Point]:
         """The known points, then points at random, the same for the same seed."""
@@ -171,7 +168,7 @@ class Space:
         points: list[Point] = []
         for candidate in (recipe | {"recipe": "original"}, recipe):
             try:
-                values = plain(resolve([candidate]))
+                values = {name: searched(value) for name, value in plain(resolve([candidate])).items()}
             except InputError:  # an option that is fixed belongs to another recipe
                 continue
             if any(values[name] in parameter for name, parameter in self.parameters.items()):
@@ -233,6 +230,16 @@ def _within(parameter: Range | Choice, value: Any) -> Any:
     return parameter.nearest(value) if isinstance(parameter, Range) else parameter.values[0]
 
 
+def searched(value: Any) -> Any:
+    """An option's value as it is searched: lists as their JSON, since Tune takes lists apart and Optuna keeps none."""
+    return json.dumps(value) if isinstance(value, list) else value
+
+
+def as_options(point: Mapping[str, Any]) -> dict[str, Any]:
+    """A point's values as the job takes them."""
+    return {n: json.loads(v) if isinstance(v, str) and v.startswith("[") else v for n, v in point.items()}
+
+
 def absolute(name: str, value: Any) -> Any:
     """An option's value, with a path that holds in any folder: trials don't run where the search was started."""
     is_path = name == "data_dir" or (name == "weights" and value not in ("imagenet", "none"))
@@ -241,7 +248,7 @@ def absolute(name: str, value: Any) -> Any:
 
 def _parameter(name: str, given: Any, fixed: Mapping[str, Any]) -> Range | Choice:
     def checked(value: Any) -> Any:
-        return plain(resolve([fixed, {name: absolute(name, value)}]))[name]
+        return searched(plain(resolve([fixed, as_options({name: absolute(name, value)})]))[name])
 
     values = given
     if not isinstance(given, list):

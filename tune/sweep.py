@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from horovod_keras.voice import tell
-from job.errors import RunError, run_main
+from job.errors import InputError, RunError, run_main
 from tune import folder
 from tune.settings import PROGRAM, Search, parse
 
@@ -92,6 +92,11 @@ def conclude(search: Search, work: "Task", outcome: "Outcome") -> None:
             raise RunError(f"no trial finished an epoch: {outcome.problem or 'see ray.log'}")
         return
     best = outcome.ranking[0]
+    if not outcome.interrupted:
+        chosen = folder.decided(settings.out, folder.WINNER, lambda: outcome.ranking[0].trial)
+        if chosen not in {trial.trial for trial in outcome.ranking}:
+            raise InputError(f"the trial that was to see the test set, {chosen}, is not there any more. Restore it.")
+        best = next(trial for trial in outcome.ranking if trial.trial == chosen)
     path = winner.write_best(search, best, outcome.seeds)
     # The page comes first, and again: whatever befalls the winner, the search's results are there.
     tell(f"the report is {write_report(settings.out)}")

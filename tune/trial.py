@@ -20,6 +20,7 @@ from job.run import checkpoints
 from tune import runs
 from tune.group import GroupError, ProcessGroup
 from tune.runs import Files
+from tune.space import as_options
 
 GIB = 2**30
 # Of the trial's own process, which trains nothing.
@@ -118,13 +119,22 @@ class Trial(tune.Trainable):
             path.write_bytes(data)
         (folder / MANIFEST).write_text(json.dumps({"files": list(self._files), "last": self.last}))
 
+    def restore(self, checkpoint_path: Any) -> None:
+        try:
+            super().restore(checkpoint_path)
+        except ValueError as error:  # Tune's own, where the checkpoint isn't there any more
+            self._begin_anew(checkpoint_path, error)
+
     def load_checkpoint(self, checkpoint: Any) -> None:
         try:
             self.last, self._files = read_checkpoint(Path(checkpoint))
         except ValueError as error:
-            # It would be given this one again and again.
-            logging.getLogger("ray").warning("checkpoint %s is damaged (%s): the trial begins anew", checkpoint, error)
-            self.last, self._files = dict(_NOTHING), {}
+            self._begin_anew(checkpoint, error)
+
+    def _begin_anew(self, checkpoint: Any, error: ValueError) -> None:
+        # It would be given this one again and again.
+        logging.getLogger("ray").warning("checkpoint %s can't be used (%s): the trial begins anew", checkpoint, error)
+        self.last, self._files = dict(_NOTHING), {}
 
     def cleanup(self) -> None:
         if self._group:
@@ -140,7 +150,7 @@ class Trial(tune.Trainable):
     def _options(self) -> dict[str, Any]:
         return {
             **self.task.fixed,
-            **self._point,
+            **as_options(self._point),
             "threads": self.task.cpus,
             "run": str(Path(self.task.folder) / self.trial_id),
         }

@@ -20,6 +20,7 @@ from tune import cluster, runs
 from tune.group import GroupError, ProcessGroup
 from tune.records import Summary, told
 from tune.settings import Search
+from tune.space import as_options
 from tune.trial import Task, read_checkpoint
 
 _MEASURED = 3  # points at most: one that the job refuses is only marked, as in the search
@@ -71,7 +72,7 @@ def finish(search: Search, work: Task, best: Summary, trial: Trial) -> dict[str,
                 f"winner from its beginning: {train_command(search.settings.out / 'best.yaml', work.ranks)}"
             ) from None
     # By seconds, the run ends with the last epoch for which there was time.
-    options = {**work.fixed, **best.settings, "threads": work.cpus, "run": str(Path(work.folder) / "best")}
+    options = {**work.fixed, **as_options(best.settings), "threads": work.cpus, "run": str(Path(work.folder) / "best")}
     if best.whole or work.seconds is not None:
         options["epochs"] = best.epochs
     left = in_group(work, runs.finish, options, files)

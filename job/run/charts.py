@@ -32,7 +32,7 @@ def learning_charts(epochs: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """Draw loss, accuracy, learning rate and images per second over epochs.
 
     Args:
-        epochs: The lines of `metrics.jsonl`. A number that is missing or isn't finite is a gap; a chart without any is
+        epochs: The lines of `metrics.jsonl`. A number that is missing, huge or NaN is a gap; a chart without any is
             left out.
     """
     wanted = [
@@ -99,4 +99,5 @@ def _describe(name: str, places: list[int], values: list[float], form: str) -> s
 
 
 def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
+    # Beyond that no axis can be drawn, and no network is meant.
+    return float(value) if isinstance(value, int | float) and abs(value) < 1e30 else math.nan

@@ -84,6 +84,15 @@ def test_a_garment_on_a_transparent_ground_stands_out_light(written, brightness,
     assert image.pixels[0, 0] == 0
 
 
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_colour_that_stands_for_transparent_is_no_ground(written, deep):
+    pixels = np.full((100, 100), 255, np.uint16)
+    pixels[30:70, 30:70] = 234  # on white, which a light garment would not stand out from
+    picture = Image.fromarray(pixels * 257 if deep else pixels.astype(np.uint8))
+    image = read_image(written(picture, transparency=0xFFFF if deep else 0xFF))
+    assert not image.inverted and image.pixels[0, 0] == 0 and abs(int(image.pixels[14, 14]) - 234) <= 1
+
+
 def test_a_wholly_transparent_picture_is_black(written):
     assert read_image(written(Image.new("RGBA", (50, 50), (9, 9, 9, 0)))).pixels.max() == 0
 

@@ -10,7 +10,7 @@ import yaml
 from job.errors import InputError
 from tests.tune.books import make_folder
 from tune import folder
-from tune.folder import claim, described, has_state, held, keep_state, storage
+from tune.folder import WINNER, claim, decided, described, has_state, held, keep_state, storage, won
 from tune.settings import parse
 
 
@@ -129,3 +129,15 @@ def test_each_search_has_a_folder_of_its_own_in_a_shared_storage(tmp_path: Path)
         claim(search)
         assert storage(search.settings) == places[-1]
     assert len({*places}) == 3 and all(place.startswith(f"{tmp_path}/shared/s-") for place in places)
+
+
+def test_what_was_decided_once_stays_decided_until_another_search_begins(tmp_path: Path) -> None:
+    claim(parse(["--out", str(tmp_path)]))
+    assert not won(tmp_path)
+    assert decided(tmp_path, WINNER, lambda: "a") == "a" == decided(tmp_path, WINNER, lambda: "b")
+    assert won(tmp_path)
+    (tmp_path / f".{WINNER}.json").write_text("{")
+    with pytest.raises(InputError, match="is damaged"):
+        decided(tmp_path, WINNER, lambda: "c")
+    claim(parse(["--out", str(tmp_path), "--trials", "3"]))
+    assert decided(tmp_path, WINNER, lambda: "d") == "d"

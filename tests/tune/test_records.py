@@ -1,5 +1,6 @@
 """The books of a search: who has which number, which settings, and which seeds belong together."""
 
+import errno
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import pytest
 
 from job.errors import InputError
 from tests.tune.books import epochs
+from tune import records
 from tune.records import Journal, groups_of_seeds, summaries, told
 
 POINT = {"learning_rate": 1e-3, "dropout": 0.0, "resolution": 64}
@@ -90,3 +92,21 @@ def test_a_failed_trial_that_is_tried_again_has_not_ended(tmp_path: Path) -> Non
     resumed.on_trial_start(1, [one], one)
     (row,) = Journal(path, "search").rows
     assert (row["status"], row["problem"], row["score"]) == ("running", None, 0.5)
+
+
+def test_books_that_cannot_be_written_are_no_trial_s_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal, one = Journal(tmp_path / "trials.parquet", "search"), trial("a")
+    one.last_result = {"epoch": 1, "status": "done"}
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "write", full)
+        journal.on_trial_result(1, [one], one, {"epoch": 1, "status": "done"})
+        journal.on_trial_complete(1, [one], one)
+        with pytest.raises(OSError, match="No space left"):
+            journal.on_step_begin(2, [one])
+    journal.on_trial_complete(2, [one], one)
+    journal.on_step_begin(3, [one])
+    assert [row["status"] for row in Journal(journal.path, "search").rows] == ["done"]

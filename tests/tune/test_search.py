@@ -4,11 +4,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.tune.experiment import Experiment
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.search import BasicVariantGenerator
 
 from tests.tune.books import epochs
 from tune.search import _scheduler, _tpe, first_points, remember
 from tune.settings import parse
+from tune.trial import Trial
 
 POINT = {"learning_rate": 1e-3, "dropout": 0.0, "resolution": 64}
 
@@ -84,3 +87,18 @@ def test_optuna_begins_with_known_settings_and_draws_from_the_space_with_its_see
     assert one == two
     assert one[0] == search.space.known()[0]
     assert all(point[name] in parameter for point in one for name, parameter in search.space.parameters.items())
+
+
+@pytest.mark.parametrize("how", ["random", "grid"])
+def test_lists_reach_the_job_through_tune_as_they_are(how: str) -> None:
+    stages = ["--vary", "stages=[],[[0.4,32],[0.3,40]]"]
+    search = parse(["--dataset", "garments", "--search", how, *stages, "--trials", "9"])
+    points = first_points(search.settings, search.space)
+    generator = BasicVariantGenerator(points_to_evaluate=list(points))
+    names = dict.fromkeys(search.space.parameters)
+    generator.add_configurations(Experiment("search", run=Trial, config=names, num_samples=len(points)))
+    found = []
+    while trial := generator.next_trial():
+        found.append(search.space.config(trial.config).stages)
+    assert found == [search.space.config(point).stages for point in points]
+    assert {*found} == {(), ((0.4, 32), (0.3, 40))}

@@ -11,7 +11,7 @@ from job.config import plain
 from job.errors import InputError
 from job.recipes import Recipe
 from tune.settings import parse
-from tune.space import DEFAULT, Choice, Range, Space
+from tune.space import DEFAULT, Choice, Range, Space, as_options
 
 
 def space(**texts: Any) -> Space:
@@ -92,7 +92,8 @@ def test_every_option_of_a_recipe_is_read_from_its_yaml_as_it_was() -> None:
     first = space(**CHOICES)
     again = space(**yaml.safe_load(yaml.safe_dump(first.texts())))
     assert again.parameters == first.parameters
-    assert {name: list(p.values) for name, p in again.parameters.items() if isinstance(p, Choice)} == CHOICES
+    choices = {name: p.values for name, p in again.parameters.items() if isinstance(p, Choice)}
+    assert {name: [as_options({name: v})[name] for v in values] for name, values in choices.items()} == CHOICES
     point = first.random_points(5, seed=3)[-1]
     assert first.nearest(json.loads(json.dumps(point))) == point and plain(first.config(point)).items() >= point.items()
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ray.tune import Checkpoint
 
 from job.run.checkpoints import Checkpoints, Position
-from tune.trial import MANIFEST, read_checkpoint
+from tune.trial import MANIFEST, Trial, read_checkpoint
 
 
 def test_a_checkpoint_that_is_damaged_is_not_handed_on(tmp_path: Path) -> None:
@@ -26,3 +27,15 @@ def test_a_checkpoint_that_is_damaged_is_not_handed_on(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text("[]")
     with pytest.raises(ValueError, match="TypeError"):
         read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("left", ["nothing", "half"])
+def test_a_trial_begins_anew_where_its_checkpoint_is_gone_or_damaged(tmp_path: Path, left: str) -> None:
+    trial = object.__new__(Trial)  # no process, no group
+    trial._local_ip = "127.0.0.1"
+    trial.last, trial._files = {"epoch": 3}, {"a": b"b"}
+    if left == "half":
+        (tmp_path / "checkpoint").mkdir()
+        (tmp_path / "checkpoint" / MANIFEST).write_text('{"files": ["a"')
+    trial.restore(Checkpoint.from_directory(str(tmp_path / "checkpoint")))
+    assert (trial.last["epoch"], trial._files) == (0, {})

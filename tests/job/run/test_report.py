@@ -205,6 +205,13 @@ def test_numbers_that_nobody_can_compute_with_make_a_page(run):
     values = f'"seconds": {huge}, "seconds_to_first_step": "x", "val_accuracy": {huge}, "timings": {{"a": 1e999}}'
     (run / "result.json").write_text(f"{{{values}}}")
     assert "Test accuracy" in written(run).text
+    write_metrics(run, [{"epoch": 1, "loss": 1e308}, {"epoch": 2, "loss": -1e308}])
+    assert "Test accuracy" in written(run).text
+
+
+def test_a_path_of_any_bytes_makes_a_page(run):
+    (run / "environment.json").write_text(json.dumps({"command": "python -m job.train --run caf\udce9"}))
+    assert "caf\\udce9" in written(run).text
 
 
 @pytest.mark.parametrize("name", ["environment.json", "result.json", "metrics.jsonl"])
