@@ -32,6 +32,8 @@ OURS = {"recipe", "seed", "run", "config", "threads", "print_config"}
 TOLD_APART = {"recipe", "seed", "weights", "precision", "protocol"}
 """Options that have a place of their own in a record; `values` has the others."""
 NONE = "–"
+JUDGED = ("validation", "test", "test, flip TTA")
+SHARED = ("processor", "weights")
 
 
 def main() -> int:
@@ -174,20 +176,20 @@ def by_kind(runs: Sequence[dict[str, Any]]) -> dict[Kind, list[dict[str, Any]]]:
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
     """Mean ± standard deviation over seeds, a Markdown line a recipe."""
-    heads = ["recipe", "processor", "seeds", "validation", "test", "test, flip TTA", "minutes"]
-    lines = [f"| {' | '.join(heads)} | minutes to 94.5 % validation | weights |", "| --- " * 9 + "|"]
+    heads = ["recipe", "processor", "seeds", *JUDGED, "minutes", "minutes to 94.5 % validation", "weights"]
+    rows = []
     for (name, processor, weights), mine in by_kind(runs).items():
         reached = [run["seconds_to_94_5"] / 60 for run in mine if run["seconds_to_94_5"] is not None]
         goal = f"{spread(reached)} ({len(reached)} of {len(mine)})" if reached else f"not reached (0 of {len(mine)})"
         if mine[0]["protocol"] == "original":
             goal = NONE
         minutes = spread([run["seconds"] / 60 for run in mine])
-        lines.append(f"| {name} | {processor} | {len(mine)} | {accuracies(mine)} | {minutes} | {goal} | {weights} |")
-    return "\n".join(lines)
+        rows.append([name, processor, len(mine), *accuracies(mine), minutes, goal, weights])
+    return record.markdown(heads, rows, SHARED)
 
 
-def accuracies(runs: Sequence[dict[str, Any]]) -> str:
-    """The cells of runs of one kind: validation, test, and test with flips; what was chosen by test images says so."""
+def accuracies(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """The cells `JUDGED` of runs of one kind; what was chosen by test images says so."""
     validation, test, flipped = (
         spread([100 * run[key] for run in runs])
         for key in ("val_accuracy", "test_accuracy", "test_accuracy_with_flips")
@@ -196,7 +198,7 @@ def accuracies(runs: Sequence[dict[str, Any]]) -> str:
         images = "flipped test images" if runs[0]["values"]["flip"] else "the test images"
         validation = f"{NONE} (best epoch, by {images}: {validation})"
         test, flipped = f"{test} (of that epoch)", f"{flipped} (of that epoch)"
-    return f"{validation} | {test} | {flipped}"
+    return [validation, test, flipped]
 
 
 def paired(runs: Sequence[dict[str, Any]]) -> str:
@@ -235,8 +237,11 @@ def draw(runs: Sequence[dict[str, Any]], picture: Path) -> None:
     shown = [run for run in runs if run["protocol"] == "honest" and not changed(run)]
     colours = dict(zip(RECIPES, ("#767676", "#0b7285", "#c2410c"), strict=True))
     marks = dict(zip(dict.fromkeys(place(run["environment"]) for run in shown), itertools.cycle("os^Dv"), strict=False))
-    for same, mine in by_kind(shown).items():
-        for label, run in zip([", ".join(same), *[None] * (len(mine) - 1)], mine, strict=True):
+    kinds = by_kind(shown)
+    told = [index for index, parts in enumerate(zip(*kinds, strict=True)) if index == 0 or len({*parts}) > 1]
+    axes.set_title(", ".join(p for i, p in enumerate(next(iter(kinds), ())) if i not in told), fontsize="small")
+    for same, mine in kinds.items():
+        for label, run in zip([", ".join(same[index] for index in told), *[None] * (len(mine) - 1)], mine, strict=True):
             minutes = [epoch["elapsed"] / 60 for epoch in run["history"]]
             accuracies = [100 * epoch["val_accuracy"] for epoch in run["history"]]
             style = "-" if run["precision"] == "float32" else "--"

@@ -1,6 +1,7 @@
 """The JSON files that hold what was measured: read, written whole, and the commits in them."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,20 @@ def place(environment: dict[str, Any]) -> str:
     """The processor and its cores; of a run that went on elsewhere, all of them."""
     parts = [environment | part for part in (*environment.get("earlier", []), {})]
     return ", then ".join(dict.fromkeys(f"{part['processor']}, {part['cores']} cores" for part in parts))
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[object]], shared: Sequence[str]) -> str:
+    """A Markdown table; a column of `shared` that is the same in all rows becomes a sentence below it."""
+    same = {
+        head: str(rows[0][column])
+        for column, head in enumerate(heads)
+        if head in shared and len({str(row[column]) for row in rows}) == 1
+    }
+    kept = [column for column, head in enumerate(heads) if head not in same]
+    lines = [f"| {' | '.join(heads[column] for column in kept)} |", "| --- " * len(kept) + "|"]
+    lines += [f"| {' | '.join(str(row[column]) for column in kept)} |" for row in rows]
+    told = "; ".join(f"{head}: {value}" for head, value in same.items())
+    return "\n".join([*lines, *(["", f"The same in all rows: {told}."] if same else [])])
 
 
 def short(commit: str | None) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ablation, accuracy, cost_model, search_record
-from benchmarks.record import place, short
+from benchmarks.record import markdown, place, short
 from job.errors import RunError, run_main
 
 ROOT = Path(__file__).parents[1]
@@ -96,18 +96,17 @@ def filled(text: str, tables: Mapping[str, str]) -> str:
 
 def each_run(runs: Sequence[dict[str, Any]]) -> str:
     """A Markdown line a run."""
-    heads = ["recipe", "processor", "seed", "parts", "epochs", "best epoch", "validation", "test", "test, flip TTA"]
-    lines = [f"| {' | '.join(heads)} | seconds | to 94.5 % | weights |", "| --- " * 12 + "|"]
+    heads = ["recipe", "processor", "seed", "parts", "epochs", "best epoch", *accuracy.JUDGED]
+    rows = []
     for run in runs:
         reached = "not reached" if run["seconds_to_94_5"] is None else f"{run['seconds_to_94_5']:.0f}"
         if run["protocol"] == "original":
             reached = accuracy.NONE
         name, processor, weights = accuracy.kind(run)
-        lines.append(
-            f"| {name} | {processor} | {run['seed']} | {run['environment'].get('part', 1)} | {run['epochs']} | "
-            f"{run['best_epoch']} | {accuracy.accuracies([run])} | {run['seconds']:.0f} | {reached} | {weights} |"
-        )
-    return "\n".join(lines)
+        counts = [run["seed"], run["environment"].get("part", 1), run["epochs"], run["best_epoch"]]
+        seconds = f"{run['seconds']:.0f}"
+        rows.append([name, processor, *counts, *accuracy.accuracies([run]), seconds, reached, weights])
+    return markdown([*heads, "seconds", "to 94.5 %", "weights"], rows, accuracy.SHARED)
 
 
 def speed(runs: Sequence[dict[str, Any]], stocks: Sequence[dict[str, Any]]) -> str:

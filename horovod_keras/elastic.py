@@ -1,6 +1,6 @@
 """Going on when ranks are lost or join: Horovod's elastic mode for Keras 3.
 
-    horovodrun --min-np 1 --max-np 4 --host-discovery-script ./hosts.sh python script.py
+    horovodrun -np 1 --min-np 1 --max-np 4 --host-discovery-script ./hosts.sh python script.py
 
 where the script is, in short,
 
