@@ -15,10 +15,9 @@ from job.data.arrays import SIDE, UInt8
 from job.data.arrow import DataSet
 from job.data.augmentation import Augmentation
 from job.data.splits import Splits
+from job.model.mobilenet import evaluation_batch
 from job.model.training import TrainingModel
 from job.run.checkpoints import Position
-
-EVALUATION_BATCH = 250
 
 
 @dataclass(frozen=True)
@@ -83,12 +82,14 @@ def validation_batches(
 ) -> tf.data.Dataset:
     """This rank's share of the validation split: (images, labels); mirrored at random only by the protocol of 2017."""
 
+    images = evaluation_batch(model.resolution)
+
     def elements() -> Iterator[tuple[UInt8, npt.NDArray[np.int32]]]:
         for batch in pipeline.evaluation_batches(
             data.set.images,
             data.set.labels,
             data.splits.validation,
-            batch=EVALUATION_BATCH,
+            batch=images,
             rank=ranks.rank,
             size=ranks.size,
             flip_seed=config.seed if config.protocol == "original" and config.flip else None,
@@ -99,7 +100,7 @@ def validation_batches(
     signature = (tf.TensorSpec((None, SIDE, SIDE), tf.uint8), tf.TensorSpec((None,), tf.int32))
     first, last = share(len(data.splits.validation), ranks)
     batches = tf.data.Dataset.from_generator(elements, output_signature=signature).prefetch(2)
-    return batches.apply(tf.data.experimental.assert_cardinality(-(-(last - first) // EVALUATION_BATCH)))
+    return batches.apply(tf.data.experimental.assert_cardinality(-(-(last - first) // images)))
 
 
 def parts(config: Config, position: Position, steps: int) -> list[Part]:

@@ -13,11 +13,12 @@ from job.config import Config
 from job.data.arrays import CLASS_NAMES, UInt8
 from job.errors import RunError
 from job.model import kernels
+from job.model.mobilenet import evaluation_batch
 from job.model.training import TrainingModel
 from job.run import state, world
 from job.run.callbacks import Keeper
 from job.run.checkpoints import put_in_place
-from job.run.epochs import EVALUATION_BATCH, Data, share
+from job.run.epochs import Data, share
 from job.run.folder import RunFolder
 from job.run.scores import score
 from job.run.timings import Timings
@@ -69,10 +70,10 @@ def finish(
         narrow = keras.config.dtype_policy().compute_dtype != keras.config.floatx() or kernels.in_bfloat16()
         judged = model.serving_model() if narrow else model
         images, labels, chosen = data.set.images, data.set.labels, data.splits.validation
-        validation = score(labels[chosen], probabilities(judged, images[chosen], ranks, between))
+        validation = score(labels[chosen], probabilities(judged, images[chosen], config.resolution, ranks, between))
         test_images, test_labels = images[data.splits.test], labels[data.splits.test]
-        predicted = probabilities(judged, test_images, ranks, between)
-        mirrored = probabilities(judged, test_images[:, :, ::-1], ranks, between)
+        predicted = probabilities(judged, test_images, config.resolution, ranks, between)
+        mirrored = probabilities(judged, test_images[:, :, ::-1], config.resolution, ranks, between)
         test = score(test_labels, predicted)
     with timings.of("saving"):
         if folder:
@@ -129,16 +130,19 @@ def choose_weights(config: Config, ranks: Collectives, model: TrainingModel, fol
         variable.assign(ranks.broadcast(variable.value, f"chosen/{index}"))
 
 
-def probabilities(model: keras.Model, images: UInt8, ranks: Collectives, between: Callable[[], None]) -> Probabilities:
+def probabilities(
+    model: keras.Model, images: UInt8, resolution: int, ranks: Collectives, between: Callable[[], None]
+) -> Probabilities:
     """Class probabilities, float32 [n, 10], of images uint8 [n, 28, 28], each rank computing its share of them.
 
     Args:
         between: called on all ranks after each of `PARTS` parts of it.
     """
+    batch = evaluation_batch(resolution)
     result = np.zeros((len(images), len(CLASS_NAMES)), np.float32)
     for part in np.array_split(np.arange(*share(len(images), ranks)), PARTS):
         if len(part):
-            result[part] = model.predict(images[part], batch_size=EVALUATION_BATCH, verbose=0)
+            result[part] = model.predict(images[part], batch_size=batch, verbose=0)
         between()
     return ranks.sum(result, "probabilities").numpy()
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from job.data.arrays import CLASS_NAMES, SIDE
 from job.errors import InputError
+from job.model.mobilenet import evaluation_batch
 
-_BATCH = 500
 MOST_BYTES = 1 << 28
 """Of a model's unpacked file: this job's have 13 MB for each width multiplier of 1, squared."""
 
@@ -62,4 +62,5 @@ def load_model(run: Path) -> keras.Model:
 
 def probabilities(model: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Probabilities [N, 10] for images uint8 [N, 28, 28]."""
-    return model.predict(images, batch_size=_BATCH, verbose=0)
+    sides = [layer.height for layer in model.layers if isinstance(layer, keras.layers.Resizing)]
+    return model.predict(images, batch_size=evaluation_batch(max(sides, default=SIDE)), verbose=0)

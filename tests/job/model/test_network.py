@@ -164,3 +164,7 @@ def test_mixed_precision_falls_back_to_tensorflow_and_trains(way: str) -> None:
     gradients = tape.gradient(loss, backbone.trainable_variables)
     assert type(backbone.get_layer("conv_dw_1")) is Depthwise
     assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_an_evaluation_takes_no_more_memory_at_a_larger_resolution() -> None:
+    assert [mobilenet.evaluation_batch(side) for side in (32, 56, 112, 224, 2048)] == [250, 250, 62, 15, 1]
