@@ -29,7 +29,7 @@ def register(operations: ModuleType) -> None:
         image, kernel = op.inputs
         y, mean, _ = op.outputs
         # Nobody trains images: outside a function this costs a little, inside one it is pruned.
-        rows = tf.cast(tf.size(y) // tf.size(mean), tf.float32)
+        rows = tf.cast(tf.size(y, tf.int64) // tf.size(mean, tf.int64), tf.float32)
         whole = dy + d_mean / rows + 2 * d_variance / rows * (y - mean)
         folded = tf.reduce_sum(kernel, axis=2, keepdims=True)
         d_image = tf.raw_ops.Conv2DBackpropInput(

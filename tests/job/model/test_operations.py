@@ -28,6 +28,7 @@ POINTWISE = [  # map, input channels, filters: one pixel, tails of all kinds, ma
     ((10, 16, 16), 260, 300),
     ((64, 1, 1), 40, 513),
     ((6, 7, 7), 300, 260),
+    ((16, 16, 16), 40, 48),  # rows enough for several units of work in bfloat16 too
 ]
 DEPTHWISE = [  # map, channels, stride
     ((1, 1, 1), 5, 1),
@@ -39,6 +40,11 @@ DEPTHWISE = [  # map, channels, stride
     ((4, 3, 3), 48, 1),
     ((1, 40, 60), 40, 1),
     ((1, 61, 44), 40, 2),
+    # More units than items of work, as in batches of real runs: sums and pivots are carried from one to the next.
+    ((70, 3, 3), 16, 1),
+    ((70, 4, 6), 20, 2),
+    ((20, 2, 2), 1024, 2),
+    ((30, 40, 60), 40, 1),
 ]
 GREY = [((1, 1, 1), 3), ((2, 5, 8), 8), ((1, 32, 33), 24), ((3, 9, 9), 40), ((2, 16, 16), 32)]
 
