@@ -20,6 +20,9 @@ from pathlib import Path
 from job.errors import InputError, RunError, run_main
 from job.model.kernels.library import BFLOAT16_FLAGS, INNER_FLAGS, OPERATION_FLAGS, SOURCES, cache_folder, variants
 
+_INSTRUCTIONS = {"amx": "tilerelease", "avx512bf16": "vdpbf16ps %zmm0, %zmm0, %zmm0"}
+"""One of each kind, which an old assembler beside a newer compiler may not know."""
+
 
 def build() -> tuple[Path, float]:
     """Compile the library unless the cache has it. Returns its path and the seconds it took, 0 if it was there.
@@ -39,7 +42,7 @@ def build() -> tuple[Path, float]:
     folder.mkdir(parents=True, exist_ok=True)
     inner = variants()
     if "avx512" in inner:
-        inner = inner | {name: flags for name, flags in BFLOAT16_FLAGS.items() if _takes(compiler, flags)}
+        inner = inner | {name: flags for name, flags in BFLOAT16_FLAGS.items() if _takes(compiler, name, flags)}
     macros = [f"-DFASHION_{name.upper()}" for name in inner if name in BFLOAT16_FLAGS]
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         # In the order in which they are linked: of a function that several have, the first is taken, and the first
@@ -66,10 +69,12 @@ def _compiler() -> list[str]:
     return command
 
 
-def _takes(compiler: list[str], flags: list[str]) -> bool:
-    """Whether a compiler knows these flags: those for AMX gcc does from 11 on."""
-    command = [*compiler, *flags, "-fsyntax-only", "-x", "c++", os.devnull]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+def _takes(compiler: list[str], name: str, flags: list[str]) -> bool:
+    """Whether a compiler knows these flags (those for AMX gcc does from 11 on), and its assembler the instructions."""
+    source = f'void probe() {{ asm("{_INSTRUCTIONS[name]}"); }}'
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [*compiler, *flags, "-c", "-x", "c++", "-", "-o", f"{scratch}/probe.o"]
+        return subprocess.run(command, input=source, text=True, capture_output=True, check=False).returncode == 0
 
 
 def _run(command: list[str]) -> None:

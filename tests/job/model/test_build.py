@@ -12,7 +12,7 @@ import pytest
 from job.errors import InputError, RunError
 from job.model import kernels
 from job.model.kernels import library
-from job.model.kernels.build import build
+from job.model.kernels.build import _takes, build
 
 ROOT = Path(__file__).parents[3]
 
@@ -135,6 +135,17 @@ def test_a_failing_compiler_is_quoted_and_leaves_nothing_behind(
     assert "it broke" in capsys.readouterr().err
     assert library.built() == []
     assert not list((tmp_path / "cache").rglob("*.o"))
+
+
+def test_an_assembler_that_is_older_than_its_compiler_is_noticed(tmp_path: Path) -> None:
+    assembler = tmp_path / "as"
+    assembler.write_text(
+        '#!/bin/sh\nfor last; do :; done\ngrep -q tilerelease "$last" && exit 1\nexec /usr/bin/as "$@"\n'
+    )
+    assembler.chmod(0o755)
+    takes = {name: _takes(["g++", f"-B{tmp_path}"], name, flags) for name, flags in library.BFLOAT16_FLAGS.items()}
+    assert takes == {"amx": False, "avx512bf16": True}
+    assert all(_takes(["g++"], name, flags) for name, flags in library.BFLOAT16_FLAGS.items())
 
 
 @pytest.mark.slow
