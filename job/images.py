@@ -81,6 +81,7 @@ def _grey(picture: Image.Image) -> Image.Image:
     elif picture.has_transparency_data:
         colours = picture.convert("RGBA")
         grey, alpha = colours.convert("L"), colours.getchannel("A")
+        del colours  # four bytes a pixel
     else:
         grey, alpha = picture.convert("L"), None
     return grey if alpha is None else _on_ground(grey, alpha)

@@ -138,7 +138,7 @@ def run(
     keeper = Keeper(folder, ranks, position, metrics, config, steps, stop, watch, timings, kept, journal, on_epoch)
     callbacks = [BroadcastInitialState(ranks), MetricAverage(ranks)]
     if folder:
-        start.note_environment(folder, ranks)
+        start.note_environment(folder, ranks, position)
         callbacks += [Profile(folder.path / "tensorboard")] if config.profile else []
         # Before the keeper, which saves: an epoch whose record is ahead is trained again, and one without is lost.
         callbacks.append(journal)

@@ -6,6 +6,7 @@ resolution: 32..96 step 8
 global_batch: [64, 128]
 """
 
+import contextlib
 import itertools
 import json
 import random
@@ -236,8 +237,12 @@ def searched(value: Any) -> Any:
 
 
 def as_options(point: Mapping[str, Any]) -> dict[str, Any]:
-    """A point's values as the job takes them."""
-    return {n: json.loads(v) if isinstance(v, str) and v.startswith("[") else v for n, v in point.items()}
+    """A point's values as the job takes them; a text that is no list stays one, which the job refuses."""
+    options = dict(point)
+    if isinstance(options.get("stages"), str):
+        with contextlib.suppress(ValueError):
+            options["stages"] = json.loads(options["stages"])
+    return options
 
 
 def absolute(name: str, value: Any) -> Any:

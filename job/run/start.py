@@ -190,14 +190,16 @@ def at_one_place(model: TrainingModel, place: Place, ranks: Collectives) -> tupl
     return Position(**position), place.metrics
 
 
-def note_environment(folder: RunFolder, ranks: Collectives) -> None:
+def note_environment(folder: RunFolder, ranks: Collectives, position: Position) -> None:
     """Write `environment.json`: what the result depends on beside the configuration; say where that has changed.
 
     Of a run that was interrupted it has the last part's values, its number as `part`, and as `earlier` what was
     otherwise in the parts before.
     """
     threads = tf.config.threading.get_intra_op_parallelism_threads()
-    now, before = environment(ranks.size, threads, kernels.status()), folder.environment()
+    now = environment(ranks.size, threads, kernels.status())
+    # What ended before its first checkpoint is no part of this run.
+    before = folder.environment() if position.place > (0, 0) else {}
     if folder.config.deterministic:
         for name in ("processor", "ranks", "threads_per_rank"):
             if before.get(name, now[name]) != now[name]:

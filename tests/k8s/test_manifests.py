@@ -257,7 +257,7 @@ def test_the_mpijob_runs_one_rank_a_slot_and_ssh_on_a_high_port() -> None:
 def test_the_mpijob_s_launcher_waits_for_its_workers(answers: bool, tmp_path: Path) -> None:
     launcher = next(c for d in render("mpijob") for t in templates(d) for c in t["spec"]["containers"])
     shell, option, script, name = launcher["command"]
-    (tmp_path / "hostfile").write_text("localhost slots=1\nlocalhost slots=1\n")
+    (tmp_path / "hostfile").write_text("localhost slots=1\nlocalhost slots=1")
     (tmp_path / "mpirun").write_text('#!/bin/sh\necho "mpirun $*"\n')
     (tmp_path / "mpirun").chmod(0o755)
     with socket.create_server(("localhost", 0)) as worker:

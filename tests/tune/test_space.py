@@ -194,3 +194,10 @@ def test_points_that_the_job_refuses_do_not_count_in_the_mean_of_a_space() -> No
     assert space.pixels() == 56**2  # fast needs adamw for its decay
     with pytest.raises(InputError, match="needs optimizer adamw"):
         space.pixels({"recipe": "fast", "optimizer": "adam", "resolution": 56, "dropout": 0.1, "learning_rate": 1e-3})
+
+
+def test_texts_that_look_like_lists_stay_texts() -> None:
+    assert as_options({"weights": "[a].h5", "stages": "[[0.4, 32]]"}) == {"weights": "[a].h5", "stages": [[0.4, 32]]}
+    assert space(weights=["[a].h5", "none"]).config({"weights": "none"}).weights == "none"
+    with pytest.raises(InputError, match="stages"):
+        space(stages=["[[0.4"])

@@ -262,7 +262,7 @@ def test_a_budget_of_seconds_ends_trials_by_the_clock(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path / "s", *args, "--seconds", "20")
     assert sweep.end() == 0, sweep.output
     for trial in summaries(sweep.rows(), "search"):
-        assert trial.status == "done" and trial.rows[-1]["training_seconds"] >= 20
+        assert trial.status == "done" and 20 <= trial.rows[-1]["training_seconds"] < 25
         # The epoch in which the time ran out is no result.
         assert sum(row["seconds"] for row in trial.rows) < trial.rows[-1]["training_seconds"] == trial.cost
     best = yaml.safe_load((sweep.out / "best.yaml").read_text())

@@ -88,10 +88,11 @@ def test_a_checkpoint_of_another_model_is_refused_in_one_line(folder, on_disk) -
 def test_the_environment_tells_of_earlier_parts_what_was_otherwise(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for processor in ("A", "B", "B"):
+    # The first attempt failed before it had saved anything: it counts for nothing.
+    for epoch, processor in ((0, "X"), (0, "A"), (1, "B"), (2, "B")):
         monkeypatch.setattr(start, "environment", lambda *_, name=processor: {"processor": name, "cores": 2})
-        start.note_environment(folder, SingleProcess())
+        start.note_environment(folder, SingleProcess(), Position(epoch=epoch))
     assert folder.environment() == {"processor": "B", "cores": 2, "part": 3, "earlier": [{"processor": "A"}]}
     folder.write_json("environment.json", {"part": "x", "earlier": 5})  # by somebody else
-    start.note_environment(folder, SingleProcess())
+    start.note_environment(folder, SingleProcess(), Position(epoch=2))
     assert folder.environment() == {"processor": "B", "cores": 2, "part": 2, "earlier": []}
