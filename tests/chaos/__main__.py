@@ -17,7 +17,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ import psutil
 
 from job.run.folder import processor
 from tests.chaos.faults import ANEW, KINDS, Fault, MissedError, Outcome, draw, expect, left_out, strike
-from tests.chaos.job import LONGEST, Attempt, Site
+from tests.chaos.job import AFTER, LONGEST, Attempt, Site
 from tests.horovod_keras.pods import processes_in
 
 IN_A_ROW = 4
@@ -137,20 +137,27 @@ def row(outcome: Outcome) -> str:
 
 
 def table(outcomes: list[Outcome]) -> str:
-    """The outcomes by kind and moment, as a Markdown table."""
-    columns = ["fault", "when", "times", "outcome (exit code of the launcher)", "most seconds to the end of all"]
+    """The outcomes by kind, and how often at which moment, as a Markdown table."""
+    columns = ["fault", "times", "when", "outcome (exit code of the launcher)", "most seconds to the end of all"]
     columns += ["most steps repeated", "wrong"]
-    head = f"| {' | '.join(columns)} |\n{'| --- ' * len(columns)}|\n"
-    groups: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
-    for outcome in outcomes:
-        groups[outcome.fault.kind, outcome.fault.moment or "before the start"].append(outcome)
-    lines = []
-    for (kind, when), some in sorted(groups.items()):
-        ends = sorted({f"{'continued' if o.went_on else 'ended'} ({o.code})" for o in some})
-        seconds, again = max(o.seconds for o in some), max(o.repeated for o in some)
-        wrong = sum(bool(o.wrong) for o in some)
-        lines.append(f"| {kind} | {when} | {len(some)} | {', '.join(ends)} | {seconds:.0f} | {again} | {wrong} |\n")
-    return head + "".join(lines)
+    lines = [f"| {' | '.join(columns)} |\n{'| --- ' * len(columns)}|\n"]
+    groups: dict[str, list[Outcome]] = defaultdict(list)
+    for outcome in sorted(outcomes, key=lambda o: [*AFTER].index(o.fault.moment) if o.fault.moment else -1):
+        groups[outcome.fault.kind].append(outcome)
+    for kind, some in sorted(groups.items()):
+        moments = Counter(o.fault.moment or "before the start" for o in some)
+        ends = Counter(("continued" if o.went_on else "ended", o.code) for o in some)
+        cells = [
+            kind,
+            str(len(some)),
+            ", ".join(f"{times} {moment}" for moment, times in moments.items()),
+            ", ".join(f"{times} {end} ({code})" for (end, code), times in sorted(ends.items())),
+            f"{max(o.seconds for o in some):.0f}",
+            str(max(o.repeated for o in some)),
+            str(sum(bool(o.wrong) for o in some)),
+        ]
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return "".join(lines)
 
 
 def summary(outcomes: list[Outcome], seed: int) -> str:
