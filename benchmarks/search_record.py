@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from benchmarks.record import short
+from job.run.report import short as shown_value
 from tune import charts, records
 from tune.records import Summary
 
@@ -43,12 +44,11 @@ def search(folder: Path) -> str:
     front = {trial.trial for trial in charts.pareto([t for t in trials if t.epochs])}
     stopped = sum(trial.status == "stopped" for trial in trials)
     names = list(trials[0].settings)
-    seconds = sum(part["seconds"] for part in parts)
     where = f"{parts[0]['processor']}, {parts[0]['cores']} cores, commit {short(parts[0]['commit'])}"
     lines = [
         f"```sh\n{parts[0]['command']}\n```",
         "",
-        f"{where}: {seconds / 60:.0f} minutes in all, {len(trials)} trials, {stopped} of them stopped early.",
+        f"{where}: {_minutes(parts)} in all, {len(trials)} trials, {stopped} of them stopped early.",
         f"The best {SHOWN} (◆: on the front of accuracy against cost):",
         "",
         f"| trial | {' | '.join(names)} | epochs | validation | cost, rank-seconds |",
@@ -62,7 +62,7 @@ def search(folder: Path) -> str:
             "| --- " * (len(names) + 2) + "|",
         ]
         for group in groups:
-            shown = " | ".join(_value(group[0].settings[name]) for name in names)
+            shown = " | ".join(shown_value(group[0].settings[name]) for name in names)
             lines.append(f"| {len(group)} seeds | {shown} | {_percent(group)} |")
     lines += [
         "",
@@ -78,10 +78,9 @@ def brief(folder: Path) -> str:
     trials = records.summaries(rows, "search")
     result = json.loads((folder / "result.json").read_text())
     group = records.groups_of_seeds(records.summaries(rows, "confirm"))[0]
-    settings = ", ".join(f"{name} {_value(value)}" for name, value in group[0].settings.items() if name != "seed")
-    minutes = sum(part["seconds"] for part in parts) / 60
+    settings = ", ".join(f"{name} {shown_value(value)}" for name, value in group[0].settings.items() if name != "seed")
     return (
-        f"{len(trials)} trials and {len(group)} seeds of each of the best, {minutes:.0f} minutes: {settings}.\n"
+        f"{len(trials)} trials and {len(group)} seeds of each of the best, {_minutes(parts)}: {settings}.\n"
         f"Validation accuracy {_percent(group)}; the test set, seen once: {100 * result['test_accuracy']:.2f} %. "
         f"{_limits(folder)}"
     )
@@ -115,13 +114,19 @@ def _made(record: dict[str, Any]) -> str:
     return f"{record['processor']}, {record['cores']} cores, commit {short(record['commit'])}."
 
 
+def _minutes(parts: list[dict[str, Any]]) -> str:
+    # A part that was killed has no seconds.
+    known = [part["seconds"] for part in parts if part["seconds"] is not None]
+    return f"{'at least ' if len(known) < len(parts) else ''}{sum(known) / 60:.0f} minutes"
+
+
 def _limits(folder: Path) -> str:
     job = yaml.safe_load((folder / "sweep.yaml").read_text())["job"]
     return f"All on {job['limit_train']:,} training and at most {job['limit_eval']:,} validation or test images."
 
 
 def _row(trial: Summary, names: list[str], on_front: bool) -> str:
-    shown = " | ".join(_value(trial.settings[name]) for name in names)
+    shown = " | ".join(shown_value(trial.settings[name]) for name in names)
     mark = " ◆" if on_front else ""
     return f"| {trial.number}{mark} | {shown} | {trial.epochs} | {100 * trial.score:.2f} | {trial.cost:.0f} |"
 
@@ -129,7 +134,3 @@ def _row(trial: Summary, names: list[str], on_front: bool) -> str:
 def _percent(group: list[Summary]) -> str:
     mean = sum(trial.score for trial in group) / len(group)
     return f"{100 * mean:.2f} ± {100 * records.spread(group):.2f} %"
-
-
-def _value(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -119,7 +119,7 @@ train() {
 
 sweep() {
     case " $* " in *' --help '* | *' -h '*) exec python -m tune.sweep "$@" ;; esac
-    check_runs "$(option --out "$@")"
+    check_runs "$(option --out "$@")$(option --resume "$@")"
     find_data
     if wants_real_data "$@"; then refuse_stray_data; fi
     check_shared_memory 250 Ray

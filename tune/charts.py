@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from job.run.charts import Chart
+from job.run.report import short
 from job.run.svg import FIRST, MUTED, RULE, SECOND, STYLE, inline_svg
 from tune.records import Summary, spread
 
@@ -32,7 +33,7 @@ def parameter_charts(trials: Sequence[Summary], names: Sequence[str], log: froze
             figure, axes = _figure(3.6, 2.7)
             levels = _levels(trials, name)
             for whole, colour, filled in ((False, SECOND, False), (True, FIRST, True)):
-                shown = [t for t in trials if (t.status == "done") is whole]
+                shown = [t for t in trials if t.whole is whole]
                 places = [levels.index(str(t.settings[name])) if levels else t.settings[name] for t in shown]
                 _points(axes, places, [t.score for t in shown], colour, filled)
             if levels:
@@ -43,7 +44,7 @@ def parameter_charts(trials: Sequence[Summary], names: Sequence[str], log: froze
             _accuracy(axes)
             svg = inline_svg(figure, f"parameter {name}")
         best = max(trials, key=lambda t: t.score)
-        text = f"Validation accuracy against {name}: the best, {best.score:.2%}, is at {_text(best.settings[name])}."
+        text = f"Validation accuracy against {name}: the best, {best.score:.2%}, is at {short(best.settings[name])}."
         charts.append(Chart(name, text, svg, ("whole budget", "stopped early")))
     return charts
 
@@ -66,7 +67,7 @@ def parallel_chart(trials: Sequence[Summary], names: Sequence[str], log: frozens
             )
         for place, (name, (_, low, high)) in enumerate(columns.items()):
             axes.axvline(place, color=RULE, zorder=0)
-            ends = [f"{100 * float(v):.2f} %" for v in (low, high)] if name == "accuracy" else [_text(low), _text(high)]
+            ends = [f"{100 * float(v):.2f} %" for v in (low, high)] if name == "accuracy" else [short(low), short(high)]
             for height, end in zip((-0.09, 1.04), ends, strict=True):
                 axes.text(place, height, _drawn(end), ha="center", color=MUTED, fontsize=9)
         axes.set_xticks(range(len(columns)), list(columns))
@@ -94,7 +95,7 @@ def cost_chart(trials: Sequence[Summary]) -> Chart:
     with mpl.rc_context(STYLE):
         figure, axes = _figure(5.2, 2.9)
         for whole, colour, filled in ((False, SECOND, False), (True, FIRST, True)):
-            shown = [t for t in trials if (t.status == "done") is whole]
+            shown = [t for t in trials if t.whole is whole]
             _points(axes, [t.cost for t in shown], [t.score for t in shown], colour, filled)
         edge = max(t.cost for t in trials)
         axes.step(
@@ -213,7 +214,3 @@ def _scaled(values: Sequence[Any], log: bool) -> tuple[list[float], Any, Any]:
 def _drawn(text: str) -> str:
     """The same for Matplotlib, which takes what is between dollars for a formula."""
     return text.replace("$", r"\$")
-
-
-def _text(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -33,6 +33,8 @@ def connected(address: str | None) -> Iterator[None]:
 
     Raises:
         InputError: no cluster answers at the address.
+        RunError: none can be started here.
+        KeyboardInterrupt: SIGTERM came meanwhile.
     """
     # A cluster of our own needs no token in the user's home: this one ends with it.
     address = None if address == "local" else address
@@ -49,7 +51,11 @@ def connected(address: str | None) -> Iterator[None]:
         )
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:  # other versions, no token
         reason = " ".join(str(error).split())
+        if address is None:
+            raise RunError(f"Ray can't start on this machine: {reason:.200}. The same command goes on.") from None
         raise InputError(f"no Ray cluster answers: received --address {address} ({reason:.200}).") from None
+    except SystemExit:  # Ray's answer to SIGTERM
+        raise KeyboardInterrupt from None
     try:
         yield
     finally:

@@ -21,6 +21,7 @@ from tune.settings import CHANGEABLE, PROGRAM, Search, Settings
 T = TypeVar("T")
 
 BOOKS = "trials.parquet"
+ENVIRONMENT = "environment.json"
 OWN = ".storage"
 """Holds the name of the search's folder in a storage that is given."""
 CONFIRMED, WINNER = "confirmed", "winner"
@@ -67,9 +68,11 @@ def claim(search: Search) -> None:
     if path.exists() and ((folder / BOOKS).exists() or has_state(search.settings, "search")):
         _refuse_another(folder, identity, read_yaml(path))
     else:
+        # Of a search that had this folder before: neither its results nor its time are this one's.
+        for left in (f".{CONFIRMED}.json", f".{WINNER}.json", "best/result.json", "best.yaml", ENVIRONMENT):
+            if path.exists():
+                (folder / left).unlink(missing_ok=True)
         # Other searches may have the same storage, one that had this folder before among them.
-        for what in (CONFIRMED, WINNER):
-            (folder / f".{what}.json").unlink(missing_ok=True)
         write_atomically(folder / OWN, f"{folder.absolute().name}-{secrets.token_hex(4)}".encode())
         write_atomically(path, yaml.safe_dump(identity, sort_keys=False).encode())
 
@@ -105,7 +108,7 @@ def won(folder: Path) -> bool:
 
 def complete(settings: Settings) -> bool:
     """Whether the search has its winner, and that one has seen the test set."""
-    return all((settings.out / name).exists() for name in (BOOKS, "best/result.json"))
+    return won(settings.out) and all((settings.out / name).exists() for name in (BOOKS, "best/result.json"))
 
 
 def has_state(settings: Settings, phase: str) -> bool:
@@ -165,22 +168,26 @@ def _is_json(text: bytes) -> bool:
 @contextlib.contextmanager
 def described(settings: Settings) -> Iterator[None]:
     """Note in `environment.json` how this part of the search is made: machine, versions, commit, command, seconds."""
-    path, start = settings.out / "environment.json", time.monotonic()
+    path, start = settings.out / ENVIRONMENT, time.monotonic()
     try:
         earlier = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         earlier = []
     part = environment(settings.ranks_per_trial, settings.cpus_per_rank, "as each rank finds them")
 
-    def write() -> None:
-        parts = [*earlier, {**part, "seconds": round(time.monotonic() - start, 1)}]
-        write_atomically(path, json.dumps(parts, indent=2).encode() + b"\n")
+    def write(seconds: float | None) -> None:
+        write_atomically(path, json.dumps([*earlier, {**part, "seconds": seconds}], indent=2).encode() + b"\n")
 
-    write()
+    write(None)  # it stays so where the part is killed
     try:
         yield
     finally:
-        write()
+        write(round(time.monotonic() - start, 1))
+
+
+def command(folder: Path) -> str:
+    """The command with which the search in a folder began."""
+    return str(json.loads((folder / ENVIRONMENT).read_text())[0]["command"])
 
 
 def _refuse_another(folder: Path, identity: Mapping[str, Any], known: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 
 from horovod_keras.voice import tell
-from job.run.report import duration, percent
+from job.run.report import duration, percent, short
 from tune.estimate import Estimate
 from tune.records import Journal, Summary, last_line, ranked, summaries
 
@@ -31,6 +31,7 @@ class Display(Callback):
         self._console = Console(highlight=False)
         self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=2, transient=True)
         self._is_live = self._console.is_terminal
+        self._told: dict[str, int] = {}
 
     def setup(self, *args: Any, **info: Any) -> None:
         if self._is_live:
@@ -43,7 +44,9 @@ class Display(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        if not self._is_live and "val_accuracy" in result:
+        # A trial's end may come with the result of the epoch that was told of.
+        if not self._is_live and "val_accuracy" in result and self._told.get(trial.trial_id) != result["epoch"]:
+            self._told[trial.trial_id] = result["epoch"]
             found = self._trials()
             mine = next(t for t in found if t.trial == trial.trial_id)
             tell(
@@ -106,12 +109,8 @@ class Display(Callback):
         best = ranked(found)[:1]
         running = [t for t in found if t.status == "running"]
         for t in sorted([*running, *[t for t in reversed(found) if t not in running]][:_SHOWN], key=lambda t: t.number):
-            values = [_short(t.settings.get(name, "")) for name in names]
+            values = [short(t.settings.get(name, "")) for name in names]
             score, cost = percent(t.score) if t.epochs else "–", duration(t.cost)
             style = "bold" if t in best else "dim" if t.status == "stopped" else None
             table.add_row(str(t.number), *values, self._of_all(t), score, cost, t.status, style=style)
         return table
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

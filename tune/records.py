@@ -15,6 +15,7 @@ from ray.tune.experiment import Trial
 
 from job.errors import InputError
 from job.run.checkpoints import write_atomically
+from tune.space import unlike
 
 Row = dict[str, Any]
 
@@ -38,7 +39,7 @@ _FIELDS = [
     (
         "score",
         pa.float64(),
-        "validation accuracy that the trial is judged by: its best so far, or its last, as selected",
+        "validation accuracy that the trial is judged by: its best so far at this resolution, or its last, as selected",
     ),
     ("val_accuracy", pa.float64(), "on the validation split after the epoch, 0 to 1"),
     ("val_loss", pa.float64(), "mean cross-entropy there, in nats"),
@@ -81,6 +82,11 @@ class Summary:
         """Whether it used its whole budget."""
         return self.status == "done"
 
+    @property
+    def sound(self) -> bool:
+        """Whether nothing went wrong with it."""
+        return self.status in ("done", "stopped", "running")
+
 
 def summaries(rows: Iterable[Row], phase: str) -> list[Summary]:
     """The trials of a phase, by number."""
@@ -104,14 +110,13 @@ def summaries(rows: Iterable[Row], phase: str) -> list[Summary]:
 
 def ranked(trials: Iterable[Summary]) -> list[Summary]:
     """Those that are fit to win, the best first: before all others those that used their whole budget."""
-    fit = [t for t in trials if t.epochs and t.status in ("done", "stopped", "running")]
+    fit = [t for t in trials if t.epochs and t.sound]
     return sorted(fit, key=lambda t: (not t.whole, -t.score, t.cost))
 
 
 def candidates(ranking: Iterable[Summary], count: int) -> list[dict[str, Any]]:
     """The settings of the best so many trials that differ in them, the best first: those to be confirmed."""
-    settings = [dict(trial.settings) for trial in ranking]
-    return [each for index, each in enumerate(settings) if each not in settings[:index]][:count]
+    return unlike([dict(trial.settings) for trial in ranking])[:count]
 
 
 def groups_of_seeds(trials: Sequence[Summary]) -> list[list[Summary]]:
@@ -186,7 +191,12 @@ class Journal(Callback):
         return list(self._rows.values())
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Forget what Tune, going on, knows nothing of. Raises InputError where that is all that has ended, OSError."""
+        """Drop the rows of trials that Tune, going on, has not restored.
+
+        Raises:
+            InputError: it has restored none of those that had ended.
+            OSError: the books could not be written.
+        """
         if self.problem:
             raise self.problem
         if not self._to_compare:
@@ -206,7 +216,7 @@ class Journal(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """One that had failed is tried again, and runs until it tells otherwise."""
-        mine = [row for (phase, name, _), row in self._rows.items() if (phase, name) == (self.phase, trial.trial_id)]
+        mine = self._of(trial)
         if any(row["status"] == "failed" for row in mine):
             for row in mine:
                 row |= {"status": "running", "problem": None}
@@ -224,6 +234,9 @@ class Journal(Callback):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._note(trials, trial, {**(trial.last_result or {}), "problem": last_line(trial)}, "failed")
 
+    def _of(self, trial: Trial) -> list[Row]:
+        return [row for (*whose, _), row in self._rows.items() if whose == [self.phase, trial.trial_id]]
+
     def _number(self, trials: list[Trial], trial: Trial) -> int:
         for one in trials:
             self._numbers.setdefault(one.trial_id, 1 + max(self._numbers.values(), default=0))
@@ -239,9 +252,10 @@ class Journal(Callback):
     ) -> None:
         epoch = int(result.get("epoch", 0))
         # A trial may go back: to its last checkpoint, or to the weights of another that has seen fewer epochs.
-        for key in [key for key in self._rows if key[:2] == (self.phase, trial.trial_id) and 0 < epoch < key[2]]:
-            del self._rows[key]
-        mine = [row for (phase, name, _), row in self._rows.items() if (phase, name) == (self.phase, trial.trial_id)]
+        for row in self._of(trial):
+            if 0 < epoch < row["epoch"]:
+                del self._rows[self.phase, trial.trial_id, row["epoch"]]
+        mine = self._of(trial)
         row = {name: result.get(name) for name in SCHEMA.names}
         if status in ("diverged", "out of memory", "refused", "failed") and any(r["epoch"] == epoch for r in mine):
             row = next(dict(r) for r in mine if r["epoch"] == epoch) | {"problem": result.get("problem")}

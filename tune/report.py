@@ -63,8 +63,8 @@ def write_report(folder: Path) -> Path:
     space = Space(settings["space"], settings["job"])
     names = list(space.parameters)
     log = frozenset(n for n, p in space.parameters.items() if isinstance(p, Range) and p.log)
-    judged = [t for t in tried if t.status in ("done", "stopped", "running")] or tried
-    best = groups[0][0] if groups else ranked(judged)[0] if ranked(judged) else judged[0]
+    judged = [t for t in tried if t.sound] or tried
+    best = groups[0][0] if groups else next(iter(ranked(judged)), judged[0])
     point = {name: best.settings[name] for name in names}
     same = [t for t in tried if t.trial == best.trial or dict(t.settings) == point]
     curve = same[0] if same else judged[0]
@@ -106,7 +106,7 @@ def _headline(
     if "test_accuracy" in result:
         figures.append(Figure("Test accuracy", percent(result["test_accuracy"]), "the winner's, seen once"))
     stopped = sum(t.status == "stopped" for t in trials)
-    failed = [t for t in trials if t.status not in ("done", "stopped", "running")]
+    failed = [t for t in trials if not t.sound]
     note = f"{stopped} stopped early" + (f", {len(failed)} failed or refused" if failed else "")
     figures.append(Figure("Trials", str(len(trials)), note))
     cost = duration(sum(t.cost for t in [*trials, *confirmed]))

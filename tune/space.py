@@ -174,7 +174,7 @@ class Space:
                 continue
             if any(values[name] in parameter for name, parameter in self.parameters.items()):
                 points.append({name: _within(p, values[name]) for name, p in self.parameters.items()})
-        return _unlike(points)
+        return unlike(points)
 
     def nearest(self, point: Mapping[str, Any]) -> Point:
         """The point of the space that is nearest to one that may lie outside."""
@@ -276,7 +276,7 @@ def _parameter(name: str, given: Any, fixed: Mapping[str, Any]) -> Range | Choic
     values = [checked(value) for value in values]
     if name == "resolution" and any(value % _SIDE_STEP for value in values):
         raise InputError(f"resolutions are multiples of {_SIDE_STEP}: received {given!r}. Change the values.")
-    return Choice(tuple(_unlike(values)))
+    return Choice(tuple(unlike(values)))
 
 
 def _range(name: str, text: str, match: re.Match[str], checked: Callable[[Any], Any]) -> Range:
@@ -310,7 +310,7 @@ def _range(name: str, text: str, match: re.Match[str], checked: Callable[[Any], 
     return Range(low, high, bool(log), size)
 
 
-def _unlike(values: Sequence[Any]) -> list[Any]:
+def unlike(values: Sequence[Any]) -> list[Any]:
     """Each value once. Lists can't be keys, so no dictionary does it."""
     return [value for index, value in enumerate(values) if value not in values[:index]]
 

@@ -37,22 +37,22 @@ def main() -> int:
     search = parse(sys.argv[1:])
     settings = search.settings
     tell("\n  ".join(["searched:", *search.space.lines()]))
-    with folder.held(settings.out):
-        folder.claim(search)
-        if folder.complete(settings):
-            from tune.report import write_report
+    try:
+        with stoppable(), folder.held(settings.out):
+            folder.claim(search)
+            if folder.complete(settings):
+                from tune.report import write_report
 
-            # Trials that failed are not tried again: another winner would have to see the test set, too.
-            tell(f"this search is complete: {write_report(settings.out)} (choose another folder with --out)")
-            return 0
-        try:
-            with stoppable(), folder.described(settings):
+                # Trials that failed are not tried again: another winner would have to see the test set, too.
+                tell(f"this search is complete: {write_report(settings.out)} (choose another folder with --out)")
+                return 0
+            with folder.described(settings):
                 interrupted = run(search)
-        except KeyboardInterrupt:
-            interrupted = True
-        if interrupted:
-            tell(f"interrupted; go on with: {PROGRAM} --resume {shlex.quote(str(settings.out))}")
-        return INTERRUPTED if interrupted else 0
+    except KeyboardInterrupt:
+        interrupted = True
+    if interrupted:
+        tell(f"interrupted; go on with: {PROGRAM} --resume {shlex.quote(str(settings.out))}")
+    return INTERRUPTED if interrupted else 0
 
 
 def run(search: Search) -> bool:

@@ -157,13 +157,13 @@ class Trial(tune.Trainable):
 
     def _result(self, record: dict[str, Any]) -> dict[str, Any]:
         config = resolve([self._options()])
-        best = config.select == "best"
+        # As the run would choose its weights: of its epochs at the final resolution the best, or the last.
+        counts = config.select == "best" and self.last.get("resolution") == record["resolution"]
         seconds = self.last["training_seconds"] + record["seconds"]
         over = record["epoch"] >= config.epochs or (self.task.seconds is not None and seconds >= self.task.seconds)
         return {
             **record,
-            # As the run would choose its weights: those of its best epoch (here at any resolution), or the last.
-            "score": max(self.last["score"], record["val_accuracy"]) if best else record["val_accuracy"],
+            "score": max(self.last["score"] if counts else 0.0, record["val_accuracy"]),
             "training_seconds": seconds,
             "cost": self.last["cost"] + record["seconds"] * self.task.ranks,
             "status": "done" if over else "running",

@@ -3,7 +3,6 @@
 import json
 import logging
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from job.errors import InputError, RunError
 from job.recipes import Recipe
 from job.run.checkpoints import write_atomically
 from tune import cluster, runs
+from tune.folder import command
 from tune.group import GroupError, ProcessGroup
 from tune.records import Summary, told
 from tune.settings import Search
@@ -124,7 +124,7 @@ def write_best(search: Search, best: Summary, seeds: Sequence[Summary]) -> Path:
     ranks = search.settings.ranks_per_trial
     path = search.settings.out / "best.yaml"
     notes = (
-        f"# Found by: {shlex.join(sys.orig_argv)}\n"
+        f"# Found by: {command(search.settings.out)}\n"
         f"# Trial {best.number} ({best.phase}): {told(seeds or [best])} on the validation split after "
         f"{best.epochs} epoch(s), "
         f"{ranks} rank(s), limit_train {config.limit_train or 'none'}.\n"

@@ -116,15 +116,15 @@ def _headline(result: Mapping[str, Any], scores: Scores, split_name: str, *, cho
     figures = [Figure(f"{split_name.capitalize()} accuracy", percent(scores.accuracy), error)]
     if split_name != "test" and _is_number(result.get("test_accuracy")):
         figures.insert(0, Figure("Test accuracy", percent(result["test_accuracy"])))
-    figures.append(Figure(f"{split_name.capitalize()} loss", _short(scores.loss), "nats"))
+    figures.append(Figure(f"{split_name.capitalize()} loss", short(scores.loss), "nats"))
     if split_name != "validation" and _is_number(result.get("val_accuracy")):
         note = "best epoch by test images: protocol original" if result.get("protocol") == "original" else ""
         figures.append(Figure("Validation", percent(result["val_accuracy"]), note))
     if "epochs" in result:
         best = result.get("best_epoch") if chosen_best else None
-        figures.append(Figure("Epochs", _short(result["epochs"]), f"best: {_short(best)}" if best else ""))
+        figures.append(Figure("Epochs", short(result["epochs"]), f"best: {short(best)}" if best else ""))
     if "ranks" in result:
-        figures.append(Figure("Ranks", _short(result["ranks"])))
+        figures.append(Figure("Ranks", short(result["ranks"])))
     if _is_number(result.get("seconds")):
         figures.append(Figure("Duration", duration(result["seconds"])))
     return figures
@@ -289,7 +289,8 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A value as it is shown, numbers to four digits."""
     if isinstance(value, float):
         return f"{value:.4g}" if math.isfinite(value) else "not a number"
     return "–" if value is None else str(value)
@@ -304,5 +305,5 @@ def template(package: str) -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(percent=percent, duration=duration, short=_short)
+    environment.filters.update(percent=percent, duration=duration, short=short)
     return environment.from_string(importlib.resources.files(package).joinpath("report.html.j2").read_text("utf-8"))

@@ -37,6 +37,7 @@ def test_the_last_complete_line_of_each_run_is_served(
     for run, text in {
         "a": '{"epoch": 1, "val loss": 2.0}\n{"epoch": 2, "val loss": 1.5, "name": "x", "done": true}\n{"epoch": 3, "v',
         'b"': '{"epoch": 7}\n',
+        "damaged": '{"epoch": 1}\n{"epoch\n',
         "empty": "",
     }.items():
         (tmp_path / run).mkdir()

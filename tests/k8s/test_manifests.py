@@ -258,8 +258,8 @@ def test_the_mpijob_s_launcher_waits_for_its_workers(answers: bool, tmp_path: Pa
     launcher = next(c for d in render("mpijob") for t in templates(d) for c in t["spec"]["containers"])
     shell, option, script, name = launcher["command"]
     (tmp_path / "hostfile").write_text("localhost slots=1\nlocalhost slots=1")
-    (tmp_path / "mpirun").write_text('#!/bin/sh\necho "mpirun $*"\n')
-    (tmp_path / "mpirun").chmod(0o755)
+    (tmp_path / "fashion-job").write_text('#!/bin/sh\necho "$*"\n')
+    (tmp_path / "fashion-job").chmod(0o755)
     with socket.create_server(("localhost", 0)) as worker:
         port = worker.getsockname()[1] if answers else 1
         for there, here in (("/etc/mpi", str(tmp_path)), ("2222", str(port)), ("1800", "1")):

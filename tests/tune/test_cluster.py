@@ -97,3 +97,21 @@ def test_a_budget_of_seconds_is_divided_by_the_trials_at_a_time() -> None:
     asked = parse(["--budget", "seconds", "--seconds", "60", "--trials", "4", "--dataset", "garments"])
     config = asked.space.config({"dropout": 0.0, "learning_rate": 1e-3, "resolution": 32})
     assert Estimate(asked, 2, 1000.0, config).left([]) == pytest.approx(4 * 60 / 2)
+
+
+@pytest.mark.parametrize(
+    "raised, told, message",
+    [
+        (RuntimeError("Failed to start\nGCS"), RunError, "Ray can't start on this machine: Failed to start GCS"),
+        (SystemExit(15), KeyboardInterrupt, "^$"),  # as Ray does on SIGTERM
+    ],
+)
+def test_a_ray_of_this_machine_that_does_not_start_is_no_wrong_address(
+    raised: BaseException, told: type[BaseException], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**options: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(told, match=message), cluster.connected(None):
+        pass

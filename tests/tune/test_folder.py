@@ -10,7 +10,7 @@ import yaml
 from job.errors import InputError
 from tests.tune.books import make_folder
 from tune import folder
-from tune.folder import WINNER, claim, decided, described, has_state, held, keep_state, storage, won
+from tune.folder import WINNER, claim, command, complete, decided, described, has_state, held, keep_state, storage, won
 from tune.settings import parse
 
 
@@ -109,8 +109,12 @@ def test_each_part_of_a_search_says_how_it_was_made_and_how_long_it_took(tmp_pat
         raise KeyboardInterrupt
     with described(settings):
         pass
+    with described(settings):
+        parts = json.loads((tmp_path / "environment.json").read_text())
+        assert parts[-1]["seconds"] is None  # as it stays if the process is killed
+        assert command(tmp_path) == parts[0]["command"]
     parts = json.loads((tmp_path / "environment.json").read_text())
-    assert len(parts) == 2
+    assert len(parts) == 3 and all(part["seconds"] >= 0 for part in parts)
     assert all({"command", "commit", "processor", "cores", "libraries", "seconds"} <= part.keys() for part in parts)
 
 
@@ -129,6 +133,17 @@ def test_each_search_has_a_folder_of_its_own_in_a_shared_storage(tmp_path: Path)
         claim(search)
         assert storage(search.settings) == places[-1]
     assert len({*places}) == 3 and all(place.startswith(f"{tmp_path}/shared/s-") for place in places)
+
+
+def test_another_search_in_the_folder_of_one_that_was_removed_has_none_of_its_results(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    settings = parse(["--out", str(tmp_path)]).settings
+    decided(tmp_path, WINNER, lambda: "search-1")
+    assert complete(settings)
+    (tmp_path / "trials.parquet").unlink()
+    claim(parse(["--out", str(tmp_path)]))
+    (tmp_path / "trials.parquet").write_bytes(b"")
+    assert not complete(settings) and not (tmp_path / "best.yaml").exists()
 
 
 def test_what_was_decided_once_stays_decided_until_another_search_begins(tmp_path: Path) -> None:

@@ -29,7 +29,11 @@ def exposition(runs: Path) -> str:
     lines = []
     for file in sorted(runs.glob("*/metrics.jsonl")):
         run = re.sub(r'["\\\n]', "_", file.parent.name)
-        for name, value in last_line(file).items():
+        try:
+            values = last_line(file)
+        except (OSError, ValueError):  # one damaged run must not hide the others
+            continue
+        for name, value in values.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 lines.append(f'fashion_{re.sub(r"[^a-zA-Z0-9_]", "_", name)}{{run="{run}"}} {value}')
     return "".join(f"{line}\n" for line in lines)
