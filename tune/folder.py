@@ -1,9 +1,11 @@
 """A search's folder: it holds one search, in it works one process at a time, and it says how the search was made."""
 
 import contextlib
+import io
 import json
 import secrets
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +30,8 @@ CONFIRMED, WINNER = "confirmed", "winner"
 """What is decided once: the points that are trained again, and the trial that may see the test set."""
 LOST_LOCK = 120.0
 """Seconds for a folder in use: a file server keeps the lock of a machine that was lost for a while (NFS 4: 90)."""
+_LAST = "kept"
+"""In place of the session in the names of Tune's notes. Tune takes the last by name: this one, after all times."""
 SCRATCH = ".ranks"
 """Where the ranks' run folders are while they work; removed with all that is in it."""
 
@@ -112,19 +116,60 @@ def complete(settings: Settings) -> bool:
 
 
 def has_state(settings: Settings, phase: str) -> bool:
-    """Whether Tune has noted the state of a phase. A note that is damaged is replaced by the copy that was kept of it.
+    """Whether Tune has noted the state of a phase. Raises InputError: the storage can't be used."""
+    from pyarrow.fs import FileSelector
+
+    with _place(settings, phase) as (files, path):
+        entries = files.get_file_info(FileSelector(path))
+    return any(entry.base_name.startswith("experiment_state") for entry in entries)
+
+
+def keep_state(settings: Settings, phase: str, notes: str, session: str) -> None:
+    """Keep the notes that Tune has just made of a phase in the folder `notes`, all in one file.
+
+    Tune copies them to the storage one by one, over the older ones: killed meanwhile, it leaves some cut, or of another
+    moment than the rest.
+    """
+    together = io.BytesIO()
+    with zipfile.ZipFile(together, "w") as archive:
+        for path in Path(notes).glob(f"[!.]*-{session}.*"):
+            archive.write(path, path.name.replace(session, _LAST))
+    write_atomically(_kept(settings, phase), together.getvalue())
+
+
+def put_back(settings: Settings, phase: str) -> None:
+    """Have Tune find the state of a phase as it was kept, whatever became of its own notes.
 
     Raises:
-        InputError: the storage can't be used, or neither note nor copy is whole.
+        InputError: what was kept is missing or damaged, or the storage can't be used.
     """
-    copy = _copy_of_state(settings, phase)
+    kept = _kept(settings, phase)
     try:
-        files, path = _state(settings, phase)
-        if path and not _is_json(files.open_input_stream(path).read()):
-            if not copy.exists():
-                raise InputError(f"{path} is damaged. Restore it, or start again with another --out.")
-            with files.open_output_stream(path) as note:
-                note.write(copy.read_bytes())
+        with zipfile.ZipFile(kept) as archive:
+            notes = {name: archive.read(name) for name in archive.namelist()}
+    except (FileNotFoundError, zipfile.BadZipFile) as error:
+        what = "damaged" if isinstance(error, zipfile.BadZipFile) else "missing"
+        raise InputError(f"{kept} is {what}. Restore it, or start again with another --out.") from None
+    with _place(settings, phase) as (files, path):
+        for name, data in notes.items():
+            with files.open_output_stream(f"{path}/{name}") as note:
+                note.write(data)
+
+
+def _kept(settings: Settings, phase: str) -> Path:
+    return settings.out / f".{phase}-state.zip"
+
+
+@contextlib.contextmanager
+def _place(settings: Settings, phase: str) -> Iterator[tuple[Any, str]]:
+    """The file system of a phase's folder in the storage, and its path there; it is made. Raises InputError."""
+    from pyarrow.fs import FileSystem, LocalFileSystem
+
+    try:
+        place = storage(settings)
+        files, path = FileSystem.from_uri(place) if "://" in place else (LocalFileSystem(), place)
+        files.create_dir(f"{path}/{phase}", recursive=True)
+        yield files, f"{path}/{phase}"
     except (OSError, ValueError) as error:
         if settings.storage is None:
             raise
@@ -132,37 +177,6 @@ def has_state(settings: Settings, phase: str) -> bool:
         raise InputError(
             f"the storage can't be used: received --storage {settings.storage} ({reason:.300})."
         ) from error
-    return path is not None
-
-
-def keep_state(settings: Settings, phase: str) -> None:
-    """Keep a copy of Tune's note of a phase's state: Tune writes over it in place, and may be killed while it does."""
-    files, path = _state(settings, phase)
-    if path and _is_json(text := files.open_input_stream(path).read()):
-        write_atomically(_copy_of_state(settings, phase), text)
-
-
-def _copy_of_state(settings: Settings, phase: str) -> Path:
-    return settings.out / f".{phase}-state.json"
-
-
-def _state(settings: Settings, phase: str) -> tuple[Any, str | None]:
-    """The file system of a phase's folder, which is made, and the path of Tune's newest note there, if it has any."""
-    from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
-
-    place = storage(settings)
-    files, path = FileSystem.from_uri(place) if "://" in place else (LocalFileSystem(), place)
-    files.create_dir(f"{path}/{phase}", recursive=True)
-    entries = files.get_file_info(FileSelector(f"{path}/{phase}"))
-    return files, max((e.path for e in entries if e.base_name.startswith("experiment_state")), default=None)
-
-
-def _is_json(text: bytes) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """The search in Ray Tune's terms: what is tried, who stops it, what is kept, and how it goes on."""
 
-import contextlib
 import logging
 import math
 import os
@@ -8,21 +7,24 @@ import random
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from ray import tune
 from ray.tune import Callback, CheckpointConfig, TuneError
+from ray.tune.experiment import Experiment
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
-from ray.tune.search import BasicVariantGenerator
+from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
 from horovod_keras.voice import tell
 from tune.estimate import Estimate
-from tune.folder import BOOKS, CONFIRMED, decided, has_state, keep_state, storage, won
+from tune.folder import BOOKS, CONFIRMED, decided, has_state, keep_state, put_back, storage, won
 from tune.live import Display
+from tune.proposals import Listed, Searched
 from tune.prune import Prune
 from tune.records import Journal, Row, Summary, candidates, groups_of_seeds, ranked, summaries
 from tune.settings import Search, Settings
@@ -77,9 +79,10 @@ def explore(search: Search, work: Task, slots: int, estimate: Estimate) -> Outco
     settings, space = search.settings, search.space
     scheduler = _scheduler(settings, space)
     points = first_points(settings, space)
-    searcher: Any = BasicVariantGenerator(points_to_evaluate=points)
+    proposals: ConcurrencyLimiter | Sequence[Point] = points
     if settings.search == "tpe":
-        searcher = _tpe(settings, space, points)
+        # Optuna is to learn from trials before it proposes more.
+        proposals = ConcurrencyLimiter(_tpe(settings, space, points), slots)
     if isinstance(scheduler, ASHAScheduler):
         remember(scheduler, Journal(settings.out / BOOKS, "search").rows)
     pruning = [Prune(scheduler, _KEPT_OF_POPULATION)] if isinstance(scheduler, PopulationBasedTraining) else []
@@ -90,12 +93,10 @@ def explore(search: Search, work: Task, slots: int, estimate: Estimate) -> Outco
         search.count(),
         estimate,
         pruning,
+        proposals,
         scheduler=scheduler,
-        search_alg=searcher,
-        # Optuna is to learn from trials before it proposes more.
-        max_concurrent_trials=slots if isinstance(searcher, OptunaSearch) else None,
         # A population's checkpoints are someone else's start: `Prune` bounds them.
-        checkpoint_config=_checkpoints(None if pruning else _KEPT),
+        checkpoints=_checkpoints(None if pruning else _KEPT),
     )
 
 
@@ -116,9 +117,9 @@ def confirm(search: Search, work: Task, explored: Outcome, estimate: Estimate) -
         len(wanted),
         estimate.of_confirmation(explored.ranking, points),
         [],
+        wanted,
         scheduler=FIFOScheduler(),
-        search_alg=BasicVariantGenerator(points_to_evaluate=wanted),
-        checkpoint_config=_checkpoints(_KEPT),
+        checkpoints=_checkpoints(_KEPT),
     )
     groups = groups_of_seeds(outcome.ranking)
     trials = {**explored.trials, **outcome.trials}
@@ -139,19 +140,6 @@ class Retries(Callback):
             trial.max_failures = self._most + self._before.setdefault(trial.trial_id, trial.num_failures)
 
 
-class StateKeeper(Callback):
-    """Keeps a copy of Tune's own note of where a phase stands."""
-
-    def __init__(self, settings: Settings, phase: str) -> None:
-        self._settings, self._phase = settings, phase
-
-    def on_trial_result(
-        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
-    ) -> None:
-        with contextlib.suppress(OSError):  # Tune itself tells of a storage that fails
-            keep_state(self._settings, self._phase)
-
-
 def first_points(settings: Settings, space: Space) -> list[Point]:
     """What is tried in any case: all points of a grid or of a random search, and those known to work for Optuna."""
     if settings.search == "grid":
@@ -168,40 +156,48 @@ def _run(
     wanted: int,
     estimate: Estimate,
     callbacks: Sequence[Callback],
-    **options: Any,
+    proposals: ConcurrencyLimiter | Sequence[Point],
+    *,
+    scheduler: TrialScheduler,
+    checkpoints: CheckpointConfig,
 ) -> Outcome:
     settings = search.settings
+    goes_on = has_state(settings, phase)
+    if goes_on:
+        put_back(settings, phase)
+    listed = not isinstance(proposals, ConcurrencyLimiter)
     names = [*search.space.parameters, *(["seed"] if phase == "confirm" else [])]
+    experiment: Any = Experiment(  # `tune.run` takes it, but its signature doesn't say so
+        phase,
+        tune.with_parameters(Trial, task=work),
+        # Listed points only replace what is there already; Optuna brings its own space.
+        config=dict.fromkeys(names) if listed else None,
+        num_samples=wanted,
+        resources_per_trial=work.resources(),
+        storage_path=storage(settings),
+        checkpoint_config=checkpoints,
+        trial_name_creator=_name,
+        trial_dirname_creator=_name,
+        max_failures=settings.max_failures,
+    )
+    generator: Any = Listed if listed else Searched
     journal = Journal(settings.out / BOOKS, phase)
     display = Display(journal, estimate, wanted, settings.epochs if settings.budget == "epochs" else None)
     interrupt = signal.getsignal(signal.SIGINT)
     try:
         analysis = tune.run(
-            tune.with_parameters(Trial, task=work),
-            name=phase,
-            # Listed points only replace what is there already; Optuna brings its own space.
-            config=dict.fromkeys(names) if isinstance(options["search_alg"], BasicVariantGenerator) else None,
+            experiment,
             metric="score",
             mode="max",
-            num_samples=wanted,
-            resources_per_trial=work.resources(),
-            storage_path=storage(settings),
+            resources_per_trial=work.resources(),  # of trials that wait when the search goes on
+            search_alg=generator(experiment, partial(keep_state, settings, phase), proposals),
+            scheduler=scheduler,
             # Who goes on has mended what trials failed of, or wants to see it again; but not once there is a winner.
-            resume=("AUTO" if won(settings.out) else "AUTO+ERRORED") if has_state(settings, phase) else False,
-            max_failures=settings.max_failures,
+            resume=("AUTO" if won(settings.out) else "AUTO+ERRORED") if goes_on else False,
             reuse_actors=True,
             raise_on_failed_trial=False,
-            trial_name_creator=_name,
-            trial_dirname_creator=_name,
-            callbacks=[
-                journal,
-                display,
-                Retries(settings.max_failures),
-                StateKeeper(settings, phase),
-                *callbacks,
-            ],
+            callbacks=[journal, display, Retries(settings.max_failures), *callbacks],
             verbose=0,
-            **options,
         )
     except TuneError:
         if journal.problem:

@@ -10,7 +10,20 @@ import yaml
 from job.errors import InputError
 from tests.tune.books import make_folder
 from tune import folder
-from tune.folder import WINNER, claim, command, complete, decided, described, has_state, held, keep_state, storage, won
+from tune.folder import (
+    WINNER,
+    claim,
+    command,
+    complete,
+    decided,
+    described,
+    has_state,
+    held,
+    keep_state,
+    put_back,
+    storage,
+    won,
+)
 from tune.settings import parse
 
 
@@ -85,22 +98,34 @@ def test_storage_that_cannot_be_used_and_a_damaged_state_are_refused_in_one_line
         assert "\n" not in str(raised.value)
     settings = parse(["--out", str(tmp_path)]).settings
     assert not has_state(settings, "search")
-    (tmp_path / "search" / "experiment_state-1.json").write_text('{"trial_data": [')
-    with pytest.raises(InputError, match=r"experiment_state-1\.json is damaged"):
-        has_state(settings, "search")
-
-
-def test_a_state_that_was_cut_gives_way_to_the_copy_that_was_kept(tmp_path: Path) -> None:
-    settings = parse(["--out", str(tmp_path)]).settings
-    keep_state(settings, "search")
-    assert not has_state(settings, "search")
-    note = tmp_path / "search" / "experiment_state-1.json"
-    note.write_text('{"trial_data": [1]}')
-    keep_state(settings, "search")
-    note.write_text('{"trial_data": [')
-    keep_state(settings, "search")
+    (tmp_path / "search" / "experiment_state-1.json").write_text("{}")
     assert has_state(settings, "search")
-    assert note.read_text() == '{"trial_data": [1]}'
+    with pytest.raises(InputError, match=r"\.search-state\.zip is missing"):
+        put_back(settings, "search")
+    (tmp_path / ".search-state.zip").write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"\.search-state\.zip is damaged"):
+        put_back(settings, "search")
+
+
+def test_tune_finds_its_state_as_it_was_kept_whatever_became_of_its_notes(tmp_path: Path) -> None:
+    settings = parse(["--out", str(tmp_path)]).settings
+    kinds = ("experiment_state-{}.json", "search_gen_state-{}.json", "searcher-state-{}.pkl")
+    staging, there = tmp_path / "staging", tmp_path / "search"
+    staging.mkdir()
+    for session in ("2026-01-01_10-00-00", "2026-01-02_09-00-00"):
+        for kind in kinds:
+            (staging / kind.format(session)).write_text(session)
+        (staging / f".0-tmp-{kinds[1].format(session)}").write_text("half")
+        keep_state(settings, "search", str(staging), session)
+    assert not has_state(settings, "search")  # nothing has reached the storage
+    (there / kinds[0].format("2026-01-03_00-00-00")).write_text('{"trial_data": [')
+    (there / kinds[2].format("2026-01-02_09-00-00")).write_text("older")
+    assert has_state(settings, "search")
+    put_back(settings, "search")
+    put_back(settings, "search")
+    for kind in kinds:  # Tune takes the last by name
+        assert max(there.glob(kind.format("*"))).read_text() == "2026-01-02_09-00-00"
+    assert not list(there.glob(".0-tmp*"))
 
 
 def test_each_part_of_a_search_says_how_it_was_made_and_how_long_it_took(tmp_path: Path) -> None:

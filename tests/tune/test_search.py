@@ -1,14 +1,17 @@
 """The search in Tune's terms, without a cluster: what is tried, and who is stopped."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.tune import PlacementGroupFactory
 from ray.tune.experiment import Experiment
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
-from ray.tune.search import BasicVariantGenerator
+from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
 
 from tests.tune.books import epochs
+from tune.proposals import Listed, Searched
 from tune.search import _scheduler, _tpe, first_points, remember
 from tune.settings import parse
 from tune.trial import Trial
@@ -102,3 +105,42 @@ def test_lists_reach_the_job_through_tune_as_they_are(how: str) -> None:
         found.append(search.space.config(trial.config).stages)
     assert found == [search.space.config(point).stages for point in points]
     assert {*found} == {(), ((0.4, 32), (0.3, 40))}
+
+
+@pytest.mark.parametrize("how", ["tpe", "random"])
+def test_proposals_go_on_where_they_were_but_as_this_session_has_them(how: str, tmp_path: Path) -> None:
+    search = parse(["--dataset", "garments", "--search", how, "--trials", "6"])
+    points = first_points(search.settings, search.space)
+    kept: list[tuple[str, str]] = []
+
+    def session(place: str, cpus: int, most: int) -> tuple[Any, Experiment]:
+        experiment = Experiment(
+            "search",
+            run=Trial,
+            config=dict.fromkeys(search.space.parameters) if how == "random" else None,
+            num_samples=6,
+            resources_per_trial=PlacementGroupFactory([{"CPU": cpus}]),
+            storage_path=str(tmp_path / place),
+        )
+        if how == "random":
+            return Listed(experiment, lambda *noted: kept.append(noted), points), experiment
+        limiter = ConcurrencyLimiter(_tpe(search.settings, search.space, points), most)
+        return Searched(experiment, lambda *noted: kept.append(noted), limiter), experiment
+
+    (first, experiment), (then, _) = session("old", 1, 2), session("new", 2, 3)
+    first.add_configurations(experiment)
+    made = [first.next_trial(), first.next_trial()]
+    assert how == "random" or first.next_trial() is None
+    first.save_to_dir(str(tmp_path), session_str="1")
+    assert kept == [(str(tmp_path), "1")]
+    assert then.has_checkpoint(str(tmp_path))
+    then.restore_from_dir(str(tmp_path))
+    trial = then.next_trial()
+    trial.create_placement_group_factory()
+    assert trial.storage.storage_fs_path == str(tmp_path / "new")
+    assert trial.placement_group_factory.required_resources == {"CPU": 2}
+    assert trial.config not in [one.config for one in made]
+    assert then.total_samples == 6
+    assert how == "random" or then.next_trial() is None  # three at a time now, two of them from before
+    then.save_to_dir(str(tmp_path), session_str="2")
+    assert kept[1:] == [(str(tmp_path), "2")]  # this session's way to keep, not the one that was pickled

@@ -240,6 +240,28 @@ def test_settings_that_diverge_or_are_refused_are_marked_and_not_tried_again(tmp
 
 
 @pytest.mark.slow
+def test_a_search_killed_while_tune_noted_it_and_then_moved_goes_on(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "s", "--trials", "5", "--epochs", "2", "--scheduler", "none")
+    sweep.wait_for(lambda: any(row["number"] == 3 for row in sweep.rows()))
+    family = sweep.descendants()
+    os.kill(sweep.process.pid, signal.SIGKILL)
+    agents = named(family, "ray::DashboardAgent") + named(family, "ray::RuntimeEnvAgent")
+    assert all_gone(p for p in family if p not in agents)
+    sweep.end()
+    before = [row for row in sweep.rows() if row["status"] == "done"]
+    moved = sweep.out.rename(tmp_path / "moved")
+    for note in [*moved.glob("search/*.json"), *moved.glob("search/*.pkl")]:
+        note.write_bytes(note.read_bytes()[: note.stat().st_size // 2])
+    resumed = Sweep(moved, "--resume", str(moved))
+    assert resumed.end() == 0, resumed.output
+    kept_and_whole(before, resumed, epochs=2, trials=5)
+    assert not (tmp_path / "s").exists()  # no trial was made for the first session's folder
+    for trial in summaries(resumed.rows(), "search"):
+        assert list((moved / "search" / trial.trial).glob("checkpoint_*"))
+    assert "--resume" not in (moved / "best.yaml").read_text().splitlines()[0]  # but the command that began it
+
+
+@pytest.mark.slow
 def test_the_best_are_confirmed_with_seeds_and_the_storage_may_be_elsewhere(tmp_path: Path) -> None:
     storage = (tmp_path / "shared").as_uri()
     args = ["--trials", "3", "--epochs", "1", "--confirm", "2", "--seeds", "2", "--storage", storage]
