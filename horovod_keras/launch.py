@@ -40,6 +40,10 @@ AFTER_POD_0 = 5.0
 deletes the pods that still run, with their logs: that of pod 0 tells most."""
 
 
+INDEX = "JOB_COMPLETION_INDEX"
+"""In which Kubernetes tells each pod of an Indexed Job its number."""
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise LaunchError(MISUSED, message)
@@ -72,7 +76,7 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
         parser.add_argument(f"--{name}", type=kind, default=value, metavar=kind.__name__.upper(), help=text + shown)
 
     option("pods", int, 1, "pods (hosts) in all")
-    option("pod-index", int, environment.get("JOB_COMPLETION_INDEX"), "this pod's number, from 0")
+    option("pod-index", int, None, "this pod's number, from 0 (default of several: JOB_COMPLETION_INDEX)")
     option("ranks-per-pod", int, gpus() or 1, "ranks that this pod brings: its GPUs, or 1")
     option("coordinator", str, None, "name or address of pod 0, for several pods")
     option("port", int, None, f"control channel; the next port is the rendezvous' ({PORT}; one pod: any free ones)")
@@ -85,7 +89,7 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
     option("grace", float, rules.grace, "seconds for the ranks to save and end after SIGTERM")
     option("finish-timeout", float, rules.finish_timeout, "seconds for the last rank to end after the first")
     option("max-restarts", int, rules.max_restarts, "times that the world forms again after a failure")
-    rejoin = environment.get(VARIABLE + "REJOIN", str("JOB_COMPLETION_INDEX" in environment)).lower() in ("1", "true")
+    rejoin = environment.get(VARIABLE + "REJOIN", str(INDEX in environment)).lower() in ("1", "true")
     text = "a pre-empted pod is replaced: wait for it (default: in a Kubernetes Job)"
     parser.add_argument("--rejoin", action=argparse.BooleanOptionalAction, default=rejoin, help=text)
 
@@ -104,8 +108,10 @@ def _checked(options: argparse.Namespace, command: list[str], environment: Mappi
     check(options.pods >= 1, f"--pods must be at least 1: received {options.pods}.")
     check(options.ranks_per_pod >= 1, f"--ranks-per-pod must be at least 1: received {options.ranks_per_pod}.")
     if options.pod_index is None:
-        check(not several, "--pod-index is missing: with several pods each must know which it is.")
-        options.pod_index = 0
+        # A single pod may be one of a Job whose pods train on their own.
+        index = environment.get(INDEX, "") if several else "0"
+        check(index.isdecimal(), "--pod-index is missing: with several pods each must know which it is.")
+        options.pod_index = int(index)
     what = f"--pod-index must be from 0 to {options.pods - 1} for --pods {options.pods}: received {options.pod_index}."
     check(0 <= options.pod_index < options.pods, what)
     if options.interface:
@@ -177,7 +183,7 @@ def main(argv: Sequence[str]) -> int:
     except LaunchError as error:
         say(f"error: {error}")
         code = error.code
-    if code in (FAILED, MISUSED) and os.environ.get("JOB_COMPLETION_INDEX", "0") != "0":
+    if code in (FAILED, MISUSED) and os.environ.get(INDEX, "0") != "0":
         time.sleep(AFTER_POD_0)
     return code
 

@@ -129,6 +129,7 @@ class Ranks:
 
         Returns whether this was the first time that it was asked for.
         """
+        self.poll()  # who has ended by now has not been asked to
         first = bool(self._running) and not self._asked
         if first:
             self._asked = True

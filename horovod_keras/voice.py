@@ -12,8 +12,10 @@ def tell(line: str, stream: TextIO | None = None) -> None:
     stream = stream or sys.stdout
     if stream is None:  # closed by whoever started the process
         return
+    # A path may hold bytes that no encoding has.
+    text = line.encode(stream.encoding or "utf-8", "backslashreplace").decode(stream.encoding or "utf-8")
     with _or_nowhere(stream):
-        print(line, file=stream, flush=True)
+        print(text, file=stream, flush=True)
 
 
 def settle() -> None:

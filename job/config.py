@@ -142,8 +142,9 @@ def resolve(overrides: Sequence[Mapping[str, Any]]) -> Config:
         config = Config(**defaults | given)
     except ValidationError as error:
         raise refused(error, "python -m job.train") from None
-    # Absolute, so that the run's other commands find the data from any folder.
-    return dataclasses.replace(config, data_dir=config.data_dir and config.data_dir.absolute())
+    # Absolute, so that the same run is the same from any folder.
+    weights = config.weights if config.weights in ("imagenet", "none") else str(Path(config.weights).absolute())
+    return dataclasses.replace(config, data_dir=config.data_dir and config.data_dir.absolute(), weights=weights)
 
 
 def usual_data_dir() -> Path | None:

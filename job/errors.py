@@ -1,4 +1,4 @@
-"""The one exception that means "you, the user, can mend this", and the one way in which commands end."""
+"""Why a command or a run ends early, and the one way in which commands end."""
 
 import errno
 import signal
@@ -14,6 +14,7 @@ from horovod_keras.voice import settle, tell
 _FULL = "Free some space, or choose another disk; the same command then goes on."
 _REFUSED = "Change its permissions, or choose another place."
 _WRONG_PATH = "Choose another path."
+_FAILING = "Look after that disk or file server; the same command then goes on."
 _REFUSALS = {
     errno.ENOSPC: (1, _FULL),
     errno.EDQUOT: (1, _FULL),
@@ -23,6 +24,10 @@ _REFUSALS = {
     errno.ENAMETOOLONG: (2, _WRONG_PATH),
     errno.ENOTDIR: (2, _WRONG_PATH),
     errno.EISDIR: (2, _WRONG_PATH),
+    errno.EEXIST: (2, _WRONG_PATH),
+    errno.ELOOP: (2, _WRONG_PATH),
+    errno.EIO: (1, _FAILING),
+    errno.ESTALE: (1, _FAILING),
 }
 
 _TOLD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -35,6 +40,11 @@ def refused_here(error: OSError) -> bool:
     return error.errno in _REFUSALS
 
 
+def refused_for_now(error: OSError) -> bool:
+    """Whether the same may work once a disk has been freed or mended."""
+    return error.errno in _REFUSALS and _REFUSALS[error.errno][0] == 1
+
+
 class InputError(Exception):
     """Wrong configuration or input: its message is one line that an entry point prints before it exits with 2."""
 
@@ -45,6 +55,18 @@ class RunError(Exception):
 
 class LostRankError(RunError):
     """Another rank has gone: every rank that is left says so, since nobody knows which of them is heard."""
+
+
+class DivergedError(RunError):
+    """The loss or a gradient is no finite number any more; the message says between which steps that happened."""
+
+
+class HalvedError(Exception):
+    """The same, where the run is to go back to its last checkpoint with half the learning rate."""
+
+
+class PreemptedError(Exception):
+    """All ranks have agreed to stop; the run is saved and can go on. Exit code 75."""
 
 
 def stop_when_told() -> Event:

@@ -18,6 +18,10 @@ NOTICES = (
 def import_tensorflow() -> None:
     """Import TensorFlow, with its notices left out of stderr; all else that is written meanwhile appears afterwards."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if sys.stderr is None:  # closed by whoever started the process
+        import tensorflow
+
+        return
     sys.stderr.flush()
     # Its C++ code writes to the descriptor itself, which Python's redirection does not reach.
     terminal = os.dup(2)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from horovod_keras.environment import launched_rank
 from job import quiet
-from job.errors import end_undisturbed, run_main, stop_when_told
+from job.errors import PreemptedError, end_undisturbed, run_main, stop_when_told
 
 if TYPE_CHECKING:
     from horovod_keras import Collectives
@@ -73,7 +73,7 @@ def train(
 
     Returns:
         The result, of which rank 0's is what `result.json` holds (times and memory are each rank's own); its `status`
-        is `done`, or, with nothing written, `trained` if there was no test and `preempted` if it can go on.
+        is `done`, or, with no `result.json` written, `trained` if there was no test and `preempted` if it can go on.
 
     Raises:
         InputError: on all ranks, if the data, the weights or the run folder can't be used.
@@ -82,7 +82,6 @@ def train(
         RunError: on rank 0, if the network that it would save isn't the one that was trained.
     """
     from job.run import world
-    from job.run.callbacks import PreemptedError
     from job.run.timings import Timings
 
     stop = stop or Event()
@@ -127,8 +126,9 @@ def run(
     watch.expect("the model", world.SETUP_TIMEOUT)
     steps = epochs.steps_per_epoch(config, data)
     with timings.of("model"):
+        weights = start.initial_weights(config, folder, ranks, stop)
         with world.agreed(ranks):
-            model = kept.model = kept.model or training.build(config, ranks, steps * config.epochs)
+            model = kept.model = kept.model or training.build(config, ranks, steps * config.epochs, weights)
         with world.agreed(ranks):
             place = start.restore(model, folder, kept)
         position, metrics = start.at_one_place(model, place, ranks)

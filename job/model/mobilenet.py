@@ -11,9 +11,6 @@ from job.errors import InputError
 from job.model import kernels
 from job.model.fused import FusedDepthwise, FusedGreyConv, FusedNormRelu, FusedPointwise, FusedPool
 from job.model.layers import Depthwise, GreyConv, NormRelu, Pointwise
-from job.model.weights import imagenet_weights, load_imagenet
-
-__all__ = ["backbone", "imagenet_weights", "load_imagenet", "prepare", "serving_model"]
 
 keras.config.set_image_data_format("channels_last")  # whatever keras.json says: the operations know no other
 SMALLEST_SIDE = 32

@@ -16,6 +16,7 @@ from horovod_keras.batch_norm import moving_statistics, synchronise
 from horovod_keras.optimizer import Exchange
 from job.config import Config
 from job.model import kernels, mobilenet, optimizer
+from job.model.weights import load_imagenet
 
 CLASSES = 10
 RANGES = {"0..1": (0.0, 1.0), "-1..1": (-1.0, 1.0)}
@@ -163,16 +164,17 @@ class TrainingModel(keras.Model):
         return model
 
 
-def build(config: Config, ranks: Collectives, steps: int) -> TrainingModel:
+def build(config: Config, ranks: Collectives, steps: int, weights: Path | None = None) -> TrainingModel:
     """A compiled model at the start of its training: initial weights, optimizer, schedule.
 
     Args:
         config: of the run.
         ranks: to train on.
         steps: batches of the whole run, which the schedule covers.
+        weights: file of the backbone's initial weights; None: random ones.
 
     Raises:
-        InputError: the weights can't be had, or aren't a MobileNet's.
+        InputError: the weights aren't there, or aren't a MobileNet's.
     """
     keras.utils.set_random_seed(config.seed)
     keras.config.set_floatx("float64" if config.precision == "float64" else "float32")
@@ -181,10 +183,8 @@ def build(config: Config, ranks: Collectives, steps: int) -> TrainingModel:
     if mixed and kernels.load():
         kernels.allow(f"ours have no {config.precision} here, and on a CPU TensorFlow's is slower than float32")
     model = TrainingModel(config, ranks)
-    if config.weights == "imagenet":
-        mobilenet.load_imagenet(model.backbone, mobilenet.imagenet_weights())
-    elif config.weights != "none":
-        mobilenet.load_imagenet(model.backbone, Path(config.weights))
+    if weights:
+        load_imagenet(model.backbone, weights)
     # The optimizer scales the loss itself, by a constant: Keras' own scale would be another one on each rank.
     model.compile(_optimizer(config, ranks, steps, model), jit_compile=config.xla, auto_scale_loss=False)
     model.optimizer.build(model.trainable_variables)

@@ -17,30 +17,18 @@ from horovod_keras.environment import is_elastic
 from horovod_keras.optimizer import Exchange
 from horovod_keras.watchdog import Watchdog
 from job.config import Config
-from job.errors import RunError
+from job.errors import DivergedError, HalvedError, PreemptedError
 from job.run import state
 from job.run.checkpoints import Position, Tensors
 from job.run.folder import RunFolder
 from job.run.journal import Journal
 from job.run.timings import Timings
-from job.run.touch import IN_TOUCH, in_touch
+from job.run.world import IN_TOUCH, in_touch
 
 MOST_HALVINGS = 5
 WRITING_TIMEOUT = 900.0  # seconds, for a checkpoint to be on the disk
 LISTENING_TIMEOUT = 3600.0  # seconds, for an epoch to be taken note of by a search, which may be suspended
 FIRST_STEP_TIMEOUT = 900.0  # seconds, for the first batch of an epoch: TensorFlow may have to trace and compile
-
-
-class PreemptedError(Exception):
-    """All ranks have agreed to stop; the run is saved and can go on. Exit code 75."""
-
-
-class DivergedError(RunError):
-    """The loss or a gradient is no finite number any more; the message says between which steps that happened."""
-
-
-class HalvedError(Exception):
-    """The same, where the run is to go back to its last checkpoint with half the learning rate."""
 
 
 class Keeper(keras.callbacks.Callback):
@@ -115,7 +103,7 @@ class Keeper(keras.callbacks.Callback):
             self._open.close()
             self.timings.stepped()
             self.model.optimizer.exchange.waited.assign(0.0)
-        if (position.epoch * self.steps + position.step) % self.config.accumulate:
+        if position.step % self.config.accumulate:
             return  # between two updates ranks know nothing of each other
         self._stop_if_diverged()
         agreed = self.model.optimizer.exchange.agreed.numpy()

@@ -19,7 +19,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from job.errors import InputError
+from job.errors import InputError, refused_for_now
 from job.reading import bounded
 
 log = logging.getLogger(__name__)
@@ -102,9 +102,14 @@ class Checkpoints:
         A file that is damaged or can't be read is reported, and the one before it used.
 
         Raises:
-            InputError: there are files, and none of them can be read: the run would begin anew without a word.
+            InputError: there are files, and all are damaged: the run would begin anew without a word.
+            OSError: a disk that fails, and no other is whole.
         """
         return self._read("step")
+
+    def any(self) -> bool:
+        """Whether there is a position, whole or not."""
+        return bool(self._files("step"))
 
     def drop_last(self) -> None:
         """Remove the newest position, if there is one."""
@@ -144,6 +149,8 @@ class Checkpoints:
                 damaged[path] = error
         if damaged and kind == "step" and not found:
             path, problem = next(iter(damaged.items()))
+            if isinstance(problem, OSError) and refused_for_now(problem):
+                raise problem
             raise InputError(
                 f"no checkpoint in {self.folder} can be read: {path.name} is damaged ({problem}). "
                 "Restore one, or remove the folder to begin this run anew."

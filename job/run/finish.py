@@ -22,7 +22,6 @@ from job.run.epochs import Data, share
 from job.run.folder import RunFolder
 from job.run.scores import score
 from job.run.timings import Timings
-from job.run.touch import in_touch
 
 Probabilities = npt.NDArray[np.floating]
 
@@ -62,7 +61,7 @@ def finish(
     with timings.of("evaluation"):
         between()
         model.at_resolution(config.resolution)
-        choose_weights(config, ranks, model, folder)
+        as_selected = choose_weights(config, ranks, model, folder)
         between()
         # What is judged is the network that is saved. The training model answers the same, sooner, in float32.
         kernels.multiply_in_float32()
@@ -78,15 +77,16 @@ def finish(
     with timings.of("saving"):
         if folder:
             save_model(model, folder, test_images[:8], predicted[:8])
+    # The protocol of 2017 reports what it chose by: the best epoch on mirrored test images.
+    reported = keeper.position.best_accuracy if config.protocol == "original" else validation.accuracy
     result = {
         "status": "done",
-        # The protocol of 2017 reports what it chose by: the best epoch on mirrored test images.
-        "val_accuracy": keeper.position.best_accuracy if config.protocol == "original" else validation.accuracy,
+        "val_accuracy": reported if as_selected else validation.accuracy,
         "test_accuracy": test.accuracy,
         "test_loss": test.loss,
         "test_accuracy_with_flips": score(test_labels, (predicted + mirrored) / 2).accuracy,
         "epochs": config.epochs,
-        "best_epoch": keeper.position.best_epoch,
+        "best_epoch": keeper.position.best_epoch if as_selected else None,
         "ranks": ranks.size,
         "seconds": round(timings.elapsed(), 3),
         "protocol": config.protocol,
@@ -117,17 +117,24 @@ def finish(
     return result
 
 
-def choose_weights(config: Config, ranks: Collectives, model: TrainingModel, folder: RunFolder | None) -> None:
-    """Give all ranks the weights that the recipe selects: those of the best epoch, or those that they have."""
+def choose_weights(config: Config, ranks: Collectives, model: TrainingModel, folder: RunFolder | None) -> bool:
+    """Give all ranks the weights that the recipe selects: those of the best epoch, or those that they have.
+
+    Returns:
+        False on rank 0 if the best are lost, and the last ones had to do.
+    """
+    as_selected = True
     if config.select == "best":
-        best = in_touch(ranks, lambda: folder and folder.checkpoints.wait() and folder.checkpoints.best())
+        best = world.in_touch(ranks, lambda: folder and folder.checkpoints.wait() and folder.checkpoints.best())
         if best:
             state.restore(model, best[0])
         elif folder:
+            as_selected = False
             world.say(ranks, "the weights of the best epoch are lost or damaged: the last ones become the model")
     # Also the last ones: of a run that is resumed after its last epoch they are on rank 0 alone.
     for index, variable in enumerate(model.variables):
         variable.assign(ranks.broadcast(variable.value, f"chosen/{index}"))
+    return as_selected
 
 
 def probabilities(

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import errno
 import json
 import math
 import os
@@ -23,7 +22,7 @@ import yaml
 
 from job import reading
 from job.config import DIGEST, Config, plain
-from job.errors import InputError
+from job.errors import InputError, refused_for_now
 from job.reading import shortened
 from job.run.checkpoints import Checkpoints, write_atomically
 
@@ -72,7 +71,7 @@ class RunFolder:
                 f"run folder {self.path} is in use by another job. Wait for it or choose another."
             ) from None
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if refused_for_now(error):
                 raise
             raise InputError(
                 f"run folder {self.path} can't be used: {error.strerror}. Choose another with --run."

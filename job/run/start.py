@@ -1,8 +1,10 @@
 """How a run begins: data, folder and position."""
 
-import re
+import os
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from threading import Event
+from typing import Any
 
 import tensorflow as tf
 
@@ -19,9 +21,8 @@ from job.model.weights import imagenet_weights
 from job.run import profile, state
 from job.run.checkpoints import Position, Tensors
 from job.run.epochs import Data, steps_per_epoch
-from job.run.folder import PATIENCE, BusyError, RunFolder, environment
-from job.run.touch import in_touch
-from job.run.world import agreed, broadcast, prepared, say, stop_if_told
+from job.run.folder import DIGEST, PATIENCE, BusyError, RunFolder, environment
+from job.run.world import agreed, broadcast, in_touch, prepared, say, stop_if_told
 
 FOLDER_TRIES = 5
 """For a folder in use, of `PATIENCE` seconds each."""
@@ -30,10 +31,10 @@ FOLDER_TRIES_LOST = 120
 
 
 def load(config: Config, ranks: Collectives, stop: Event) -> Data:
-    """The data set and its splits; ImageNet weights are then in the cache, if the run takes them.
+    """The data set and its splits, the same on all ranks.
 
     Raises:
-        InputError: on all ranks; no data, no weights, or a batch that the ranks can't share.
+        InputError: on all ranks; no data, other data or options on one rank, or a batch that the ranks can't share.
         PreemptedError: on all ranks; one was told to stop.
     """
 
@@ -46,9 +47,37 @@ def load(config: Config, ranks: Collectives, stop: Event) -> Data:
                 f"{ranks.size} ranks can't share the evaluation: received {len(found.validation)} validation and "
                 f"{len(found.test)} test images. Give more data, a larger --limit-eval, or fewer ranks."
             )
-        if config.weights == "imagenet":
-            imagenet_weights()
         return Data(data, found)
+
+    data = prepared(ranks, stop, work)
+    _refuse_unlike(ranks.gather(config.identity() | {DIGEST: data.set.digest}, "identity"))
+    return data
+
+
+def _refuse_unlike(told: list[dict[str, Any]]) -> None:
+    # Horovod adds up whatever it is given. Initial weights are rank 0's alone.
+    for rank, theirs in enumerate(told):
+        for name in told[0].keys() - {"weights"}:
+            if theirs.get(name) != told[0][name]:
+                raise InputError(
+                    f"the ranks were given different values of {name}: received {theirs.get(name)} on rank {rank}, "
+                    f"{told[0][name]} on rank 0. Start all with the same options and data."
+                )
+
+
+def initial_weights(config: Config, folder: RunFolder | None, ranks: Collectives, stop: Event) -> Path | None:
+    """Rank 0's file of the initial weights; None where there are none, for the other ranks, which get rank 0's, and
+    where the run goes on from a checkpoint.
+
+    Raises:
+        InputError: on all ranks; the weights can't be downloaded.
+        PreemptedError: on all ranks; one was told to stop.
+    """
+
+    def work() -> Path | None:
+        if not folder or folder.checkpoints.any() or config.weights == "none":
+            return None
+        return imagenet_weights() if config.weights == "imagenet" else Path(config.weights)
 
     return prepared(ranks, stop, work)
 
@@ -83,16 +112,12 @@ def announce(config: Config, ranks: Collectives, data: Data, position: Position)
 
 def announce_kernels(ranks: Collectives) -> None:
     """Say where training is slower than it could be: without our operations, or on a rank with others than rank 0's."""
-    used = ranks.gather(kernels.status(), "kernels")
+    used = ranks.gather([kernels.variant(), kernels.status()], "kernels")
     if kernels.load() is None:
-        say(ranks, used[0])
-    kinds = [re.split(r" \(|:", line)[0] for line in used]  # without the path, or the reason
-    if others := [rank for rank, kind in enumerate(kinds) if kind != kinds[0]]:
-        first = others[0]
-        say(
-            ranks,
-            f"{len(others)} of {ranks.size} ranks don't compute as rank 0 ({kinds[0]}): rank {first}, {used[first]}",
-        )
+        say(ranks, used[0][1])
+    if others := [rank for rank, (variant, _) in enumerate(used) if variant != used[0][0]]:
+        compared = f"Rank 0: {used[0][1]} Rank {others[0]}: {used[others[0]][1]}"
+        say(ranks, f"{len(others)} of {ranks.size} ranks don't compute as rank 0. {compared}")
 
 
 def open_folder(config: Config, source: str, ranks: Collectives, stop: Event) -> RunFolder | None:
@@ -105,8 +130,9 @@ def open_folder(config: Config, source: str, ranks: Collectives, stop: Event) ->
         InputError: on all ranks.
         PreemptedError: on all ranks; one was told to stop while the folder was in use.
     """
-    # An elastic rank that is left alone may wait for a lost machine's lock, too.
-    tries = most = FOLDER_TRIES_LOST if ranks.size > ranks.local_size or is_elastic() else FOLDER_TRIES
+    # An elastic rank that is left alone may wait for a lost machine's lock, too, and so may a pod that replaces one.
+    elsewhere = ranks.size > ranks.local_size or is_elastic() or "KUBERNETES_SERVICE_HOST" in os.environ
+    tries = most = FOLDER_TRIES_LOST if elsewhere else FOLDER_TRIES
     while True:
         folder, tries = None, tries - 1
         with agreed(ranks):

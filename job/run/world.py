@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,22 +15,23 @@ import tensorflow as tf
 
 import horovod_keras
 from horovod_keras import Collectives, elastic
+from horovod_keras.background import begin
 from horovod_keras.elastic import KerasState
 from horovod_keras.environment import launched_rank
 from horovod_keras.voice import tell
 from horovod_keras.watchdog import Watchdog
 from job import allocator
 from job.config import Config
-from job.errors import InputError, LostRankError
+from job.errors import HalvedError, InputError, LostRankError, PreemptedError
 from job.machine import usable_cores
 from job.model import kernels
-from job.run.callbacks import HalvedError, PreemptedError
-from job.run.touch import in_touch
 
 T = TypeVar("T")
 
 SETUP_TIMEOUT = 900.0  # seconds: a slow download is the longest of what comes before the first step
 LEAVING_TIMEOUT = 60.0  # seconds
+IN_TOUCH = 1.0
+"""Seconds between two meetings of ranks that wait for something long."""
 
 
 def join(config: Config) -> Collectives:
@@ -97,6 +99,27 @@ def agreed(ranks: Collectives) -> Iterator[None]:
     errors = [error for error in ranks.gather(found, "errors") if error]
     if errors:
         raise InputError(errors[0]["input"]) if "input" in errors[0] else OSError(*errors[0]["os"])
+
+
+def in_touch(ranks: Collectives, work: Callable[[], T], meanwhile: Callable[[], None] = lambda: None) -> T:
+    """What `work` gives, which may take long on some of the ranks; all of them call this, and meet every second.
+
+    So a rank that is lost or stands still ends the others soon, and Horovod, which takes a longer silence for a stall,
+    sees none where a disk or a network is slow.
+
+    Args:
+        ranks: that keep in touch.
+        work: done on a thread of its own.
+        meanwhile: called on all ranks at each meeting.
+
+    Raises whatever `work` raises, on its own rank, and `meanwhile`.
+    """
+    outcome = begin("in touch", work)
+    while True:
+        wait([outcome], timeout=IN_TOUCH)
+        meanwhile()
+        if not any(ranks.gather(not outcome.done(), "in touch")):
+            return outcome.result()
 
 
 def prepared(ranks: Collectives, stop: threading.Event, work: Callable[[], T]) -> T:

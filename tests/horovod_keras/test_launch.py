@@ -109,3 +109,18 @@ def test_options_come_from_a_kubernetes_job_too(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "horovod_keras.launch", "--", "sh", "-c", "env | grep ADDR"]
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert run.returncode == 0 and run.stdout.count(f"127.0.0.1:{port + 1}/") == 3
+
+
+def test_a_job_s_pod_may_train_on_its_own_whatever_its_number() -> None:
+    job = {"JOB_COMPLETION_INDEX": "3"}
+    assert parse(["--", "true"], job).pod_index == 0
+    several = ["--pods", "4", "--coordinator", "a", "--", "true"]
+    assert parse(several, job | {"HOROVOD_LAUNCH_SECRET": "0123456789abcdef"}).pod_index == 3
+
+
+def test_an_interface_that_the_user_has_set_for_nccl_counts_where_none_is_given() -> None:
+    environment = os.environ | {"NCCL_SOCKET_IFNAME": "ib0"}
+    for options, found in (([], "ib0 lo\n"), (["--interface", "lo"], "lo lo\n")):
+        command = [sys.executable, "-m", "horovod_keras.launch", *options, "--"]
+        command += ["sh", "-c", "echo $NCCL_SOCKET_IFNAME $HOROVOD_GLOO_IFACE"]
+        assert subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment).stdout == found

@@ -33,3 +33,11 @@ def test_a_rank_that_cannot_be_killed_is_not_waited_for_forever(monkeypatch: pyt
     finally:
         kill(process, ranks.signal.SIGKILL)
         process.wait(timeout=5)
+
+
+def test_a_rank_that_has_ended_by_itself_was_not_asked_to() -> None:
+    group = Ranks(script("exit 2"), [os.environ | {"HOROVOD_RANK": "0"}], label=False)
+    (process,) = group._running.values()
+    process.wait(timeout=5)
+    assert not group.ask_to_end(1.0)
+    assert group.exits == [RankExit(0, 2, asked=False)]

@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from horovod_keras.voice import tell
+
 FULL = Path("/dev/full")
 SPEAKS = """
 import sys
@@ -66,3 +70,8 @@ def test_ranks_whose_launcher_can_not_write_go_on() -> None:
     command = [sys.executable, "-m", "horovod_keras.launch", "--ranks-per-pod", "2", "--", *much]
     with FULL.open("wb") as full:
         assert subprocess.run(command, stdout=full, stderr=full, timeout=60, check=False).returncode == 0
+
+
+def test_a_path_may_be_any_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    tell("runs/\udcff")
+    assert capsys.readouterr().out == "runs/\\udcff\n"

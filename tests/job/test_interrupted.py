@@ -17,9 +17,8 @@ import pytest
 from horovod_keras.collectives import SingleProcess
 from job import train as job
 from job.config import resolve
-from job.errors import InputError
+from job.errors import InputError, PreemptedError
 from job.run import callbacks, finish, world
-from job.run.callbacks import PreemptedError
 from job.run.checkpoints import read
 from tests.horovod_keras.pods import ROOT, processes_in, until
 

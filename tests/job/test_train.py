@@ -198,8 +198,8 @@ def test_a_rank_with_other_kernels_is_named_and_a_profile_of_too_few_steps_too(l
         2, "-c", script, *SMALL, "--epochs", "1", "--limit-train", "48", "--run", tmp_path / "run", "--profile"
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 of 2 ranks don't compute as rank 0 (C++ kernels for " in done.stdout
-    assert "): rank 1, TensorFlow's own operations (FASHION_KERNELS=off)." in done.stdout
+    assert "1 of 2 ranks don't compute as rank 0. Rank 0: C++ kernels for " in done.stdout
+    assert " Rank 1: TensorFlow's own operations (FASHION_KERNELS=off)." in done.stdout
     assert "--profile will write nothing: it begins with step 10, and 3 step(s) are left" in done.stdout
 
 
@@ -283,6 +283,14 @@ def test_two_ranks_print_a_configuration_error_once(launch, tmp_path, options, n
     errors = [line for line in done.stderr.splitlines() if "error: " in line and named in line]
     assert len(errors) == 1
     assert "Exit code: 2" in done.stderr
+
+
+def test_ranks_that_were_given_different_options_are_refused(launch, tmp_path) -> None:
+    script = "import os, runpy, sys; sys.argv += ['--seed', os.environ['HOROVOD_RANK']]; "
+    script += "runpy.run_module('job.train', run_name='__main__')"
+    done = launch(2, "-c", script, *SMALL, "--run", tmp_path / "run")
+    assert "error: the ranks were given different values of seed: received 1 on rank 1, 0 on rank 0." in done.stderr
+    assert "Exit code: 2" in done.stderr and not (tmp_path / "run").exists()
 
 
 def test_a_refused_run_leaves_its_folder_to_the_corrected_command(launch, tmp_path) -> None:

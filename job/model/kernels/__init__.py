@@ -28,6 +28,11 @@ def status() -> str:
     return _find().line
 
 
+def variant() -> str | None:
+    """Which of the variants of the operations is in use; None for TensorFlow's own."""
+    return _find().variant
+
+
 def missing() -> bool:
     """Whether they would be used here, if only they could be loaded."""
     return _find().missing
@@ -53,7 +58,7 @@ def multiply_in_float32() -> None:
 
 def in_bfloat16() -> bool:
     """Whether the operations in use multiply in bfloat16; all else in them is float32."""
-    return _find().variant in library.BFLOAT16_FLAGS
+    return variant() in library.BFLOAT16_FLAGS
 
 
 _reason_against: str | None = None

@@ -1,12 +1,12 @@
 """Which compiled library belongs to these sources, and where it is kept."""
 
 import hashlib
-import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from job import cache
 from job.errors import InputError
 
 SOURCES = Path(__file__).parent
@@ -48,8 +48,7 @@ def _name() -> str:
 
 def cache_folder() -> Path:
     """Where a library that is compiled here is kept."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "fashion-job" / "kernels" / _name()
+    return cache.folder("kernels") / _name()
 
 
 def built() -> list[Path]:

@@ -12,6 +12,7 @@ import pytest
 
 from job.errors import InputError
 from job.model import mobilenet, weights
+from job.model.weights import imagenet_weights, load_imagenet
 
 
 @pytest.fixture
@@ -42,21 +43,21 @@ def test_files_of_both_layouts_load_into_both_backbones(
     _publish(stock, path) if name == "published.h5" else stock.save_weights(path)
     for fast in (True, False):
         backbone = mobilenet.backbone(alpha=0.25, fast=fast)
-        mobilenet.load_imagenet(backbone, path)
+        load_imagenet(backbone, path)
         for mine, theirs in zip(backbone.get_weights(), stock.get_weights(), strict=True):
             np.testing.assert_array_equal(mine, theirs)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"does not exist: received .*none\.h5"):
-        mobilenet.load_imagenet(mobilenet.backbone(alpha=0.25), tmp_path / "none.h5")
+        load_imagenet(mobilenet.backbone(alpha=0.25), tmp_path / "none.h5")
 
 
 def test_a_file_that_is_not_hdf5_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.h5"
     path.write_bytes(b"\x80\x04cos\nsystem\n")
     with pytest.raises(InputError, match="is not HDF5"):
-        mobilenet.load_imagenet(mobilenet.backbone(alpha=0.25), path)
+        load_imagenet(mobilenet.backbone(alpha=0.25), path)
 
 
 @pytest.mark.parametrize("name", ["published.h5", "keras3.weights.h5"])
@@ -66,7 +67,7 @@ def test_another_width_multiplier_is_refused_by_layer(stock: keras.Model, tmp_pa
     backbone = mobilenet.backbone(alpha=0.5)
     before = backbone.get_weights()
     with pytest.raises(InputError, match=r"layer conv1 .*\(3, 3, 3, 8\).*alpha"):
-        mobilenet.load_imagenet(backbone, path)
+        load_imagenet(backbone, path)
     assert all(np.array_equal(a, b) for a, b in zip(before, backbone.get_weights(), strict=True))
 
 
@@ -76,7 +77,7 @@ def test_a_file_that_lacks_a_layer_is_refused_by_its_name(stock: keras.Model, tm
     with h5py.File(path, "a") as file:
         del file["conv_pw_7"]
     with pytest.raises(InputError, match="lacks layer conv_pw_7"):
-        mobilenet.load_imagenet(mobilenet.backbone(alpha=0.25), path)
+        load_imagenet(mobilenet.backbone(alpha=0.25), path)
 
 
 @pytest.mark.parametrize("cut", [0.2, 0.5, 0.9])
@@ -88,7 +89,7 @@ def test_a_damaged_file_is_refused_or_loads_and_nothing_else(stock: keras.Model,
     path = tmp_path / "damaged.h5"
     path.write_bytes(data[: int(len(data) * cut)])
     with pytest.raises(InputError, match="damaged"):
-        mobilenet.load_imagenet(backbone, path)
+        load_imagenet(backbone, path)
     numbers = np.random.default_rng(int(cut * 10))
     for _ in range(20):
         flipped = data.copy()
@@ -96,7 +97,7 @@ def test_a_damaged_file_is_refused_or_loads_and_nothing_else(stock: keras.Model,
             flipped[place] ^= 0xFF
         path.write_bytes(flipped)
         with contextlib.suppress(InputError):
-            mobilenet.load_imagenet(backbone, path)
+            load_imagenet(backbone, path)
 
 
 def test_weights_that_are_not_numbers_are_refused_by_layer(stock: keras.Model, tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_weights_that_are_not_numbers_are_refused_by_layer(stock: keras.Model, t
         group = file["conv_pw_3"]
         group[next(iter(group.attrs["weight_names"]))][0, 0, 0, 0] = np.nan
     with pytest.raises(InputError, match="conv_pw_3 hold NaN"):
-        mobilenet.load_imagenet(mobilenet.backbone(alpha=0.25), path)
+        load_imagenet(mobilenet.backbone(alpha=0.25), path)
 
 
 @pytest.mark.parametrize("how", ["large pieces", "another file"])
@@ -126,7 +127,7 @@ def test_a_layer_that_takes_more_than_its_shape_says_is_refused(stock: keras.Mod
         else:
             group.create_dataset(name, shape, np.float32, external=[("/etc/passwd", 0, 4 * int(np.prod(shape)))])
     with pytest.raises(InputError, match="layer conv1 lie in other files or in too large pieces"):
-        mobilenet.load_imagenet(mobilenet.backbone(alpha=0.25), path)
+        load_imagenet(mobilenet.backbone(alpha=0.25), path)
 
 
 @pytest.mark.parametrize("link", [h5py.ExternalLink("other.h5", "/x"), h5py.SoftLink("/conv_pw_3")])
@@ -138,7 +139,7 @@ def test_links_in_a_weights_file_are_not_followed(stock: keras.Model, tmp_path: 
         file["conv_pw_7"] = link
     os.mkfifo(tmp_path / "other.h5")  # reading it would never end
     with pytest.raises(InputError, match="lacks layer conv_pw_7"):
-        mobilenet.load_imagenet(mobilenet.backbone(alpha=0.25), path)
+        load_imagenet(mobilenet.backbone(alpha=0.25), path)
 
 
 def test_cached_weights_that_were_cut_off_are_downloaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +156,7 @@ def test_cached_weights_that_were_cut_off_are_downloaded_again(tmp_path: Path, m
         return str(shutil.copy(whole, path / fname))
 
     monkeypatch.setattr(weights.pooch, "retrieve", retrieve)
-    assert mobilenet.imagenet_weights() == kept and kept.read_bytes() == whole.read_bytes()
+    assert imagenet_weights() == kept and kept.read_bytes() == whole.read_bytes()
     assert kept.stat().st_mode & 0o777 == 0o644
 
 
@@ -164,4 +165,4 @@ def test_no_network_is_refused_with_what_to_do(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     with pytest.raises(InputError, match=r"--weights FILE.*--weights none"):
-        mobilenet.imagenet_weights()
+        imagenet_weights()

@@ -12,7 +12,8 @@ from horovod_keras.collectives import SingleProcess
 from horovod_keras.elastic import KerasState
 from horovod_keras.watchdog import Watchdog
 from job.config import resolve
-from job.run.callbacks import HalvedError, Keeper
+from job.errors import HalvedError
+from job.run.callbacks import Keeper
 from job.run.checkpoints import Position
 from job.run.folder import RunFolder
 from job.run.timings import Timings

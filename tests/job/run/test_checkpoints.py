@@ -1,5 +1,6 @@
 """Checkpoint files: what a killed writer or a bad disk leaves behind."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -11,12 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from job.errors import InputError
+from job.run import checkpoints
 from job.run.checkpoints import Checkpoints, Position, put_in_place, read
 
 
-def save(checkpoints: Checkpoints, epoch: int) -> None:
-    checkpoints.save({"model 0000": np.full(3, epoch, np.float32)}, Position(epoch=epoch))
-    checkpoints.wait()
+def save(kept: Checkpoints, epoch: int) -> None:
+    kept.save({"model 0000": np.full(3, epoch, np.float32)}, Position(epoch=epoch))
+    kept.wait()
 
 
 def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
@@ -71,6 +73,21 @@ def test_what_cannot_be_read_is_named_and_the_one_before_it_used_while_there_is_
     with pytest.raises(InputError, match=r"no checkpoint in .* can be read: .* remove the folder"):
         checkpoints.last()
     assert len(list(tmp_path.glob("step-*"))) == 1  # nothing was changed
+
+
+def test_a_disk_that_fails_is_no_damage_where_nothing_else_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Checkpoints(tmp_path)
+    save(made, 1)
+
+    def fail(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(checkpoints, "read", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        made.last()
+    assert made.any()  # it may be read again
 
 
 def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_after(tmp_path: Path, monkeypatch) -> None:

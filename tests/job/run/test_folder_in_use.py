@@ -12,8 +12,8 @@ import pytest
 
 from horovod_keras.collectives import SingleProcess
 from job.config import resolve
+from job.errors import PreemptedError
 from job.run import folder, start
-from job.run.callbacks import PreemptedError
 from job.run.checkpoints import Position
 from tests.horovod_keras.pods import Pods, until
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 
 import keras
 import numpy as np
@@ -96,3 +97,13 @@ def test_the_environment_tells_of_earlier_parts_what_was_otherwise(
     folder.write_json("environment.json", {"part": "x", "earlier": 5})  # by somebody else
     start.note_environment(folder, SingleProcess(), Position(epoch=2))
     assert folder.environment() == {"processor": "B", "cores": 2, "part": 2, "earlier": []}
+
+
+def test_initial_weights_are_of_a_run_that_begins(folder: RunFolder, on_disk: Callable[..., None]) -> None:
+    def wanted(weights: str, at: RunFolder | None = folder) -> Path | None:
+        return start.initial_weights(resolve([{"weights": weights}]), at, SingleProcess(), Event())
+
+    assert wanted("/nowhere.h5") == Path("/nowhere.h5")
+    assert wanted("none") is None and wanted("/nowhere.h5", None) is None
+    on_disk(Position(epoch=1))
+    assert wanted("/nowhere.h5") is None  # it may be gone by now, and is of no use
