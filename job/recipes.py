@@ -36,8 +36,8 @@ class Recipe:
     """How the learning rate falls from its peak to 0, which the update after the last would have."""
     warmup: Fraction = 0.0
     """Share of all updates in which the learning rate rises linearly from 0."""
-    beta_2: Annotated[float, Field(gt=0, lt=1)] = 0.999
-    """Adam's decay of the second moment, per update."""
+    beta_2: Annotated[float, Field(gt=0, lt=1 - 2**-25)] = 0.999
+    """Adam's decay of the second moment, per update; what float32 would round to 1 is refused."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Decoupled decay (adamw only), times the learning rate, per update."""
     dropout: Fraction = 0.5

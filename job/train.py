@@ -107,7 +107,7 @@ def run(
 ) -> dict[str, Any]:
     """The story of a run, under the watchdog's eye; see `train`. Raises PreemptedError, on all ranks, when stopped."""
     from horovod_keras.callbacks import BroadcastInitialState, MetricAverage
-    from job.model import training
+    from job.model import kernels, training
     from job.run import epochs, finish, start, world
     from job.run.callbacks import Keeper
     from job.run.journal import Journal
@@ -128,6 +128,7 @@ def run(
     with timings.of("model"):
         weights = start.initial_weights(config, folder, ranks, stop)
         with world.agreed(ranks):
+            kernels.multiply_as_allowed()  # a world before this one may have been lost in its last evaluation
             model = kept.model = kept.model or training.build(config, ranks, steps * config.epochs, weights)
         with world.agreed(ranks):
             place = start.restore(model, folder, kept)

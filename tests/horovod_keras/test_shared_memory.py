@@ -4,8 +4,11 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 from horovod.common.util import mpi_built
+
+from horovod_keras.shared_memory import SharedMemory
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no files in memory")
 
@@ -83,3 +86,23 @@ def test_a_rank_that_is_killed_before_all_have_found_the_memory_leaves_nothing(l
     expected = 128 + signal.SIGKILL if mpi_built() else 1
     assert launch(2, script, "killed").returncode == expected
     assert ours() == before
+
+
+def test_a_fast_rank_writes_the_next_gradients_while_a_slow_one_reads_these() -> None:
+    memories = [np.zeros(2 * 64, np.uint8) for _ in range(2)]
+    pair = [SharedMemory(memories, rank, [(3,)], [np.dtype("float32")], [0]) for rank in range(2)]
+    gradients = np.random.default_rng(1).normal(size=(5, 2, 3)).astype("float32")  # by step and rank
+    for rank in range(2):
+        pair[rank].write(gradients[0, rank])
+    kept: list[tuple[np.ndarray, np.ndarray]] = []
+    for step in range(4):  # what lies between writing and reading lets neither be further ahead than this
+        fast, slow = step % 2, 1 - step % 2
+        first, *_ = pair[fast].means()
+        pair[fast].write(gradients[step + 1, fast])
+        second, *_ = pair[slow].means()
+        pair[slow].write(gradients[step + 1, slow])
+        expected = (gradients[step, 0] + gradients[step, 1]) * np.float32(0.5)
+        # These, and those of the update before, which someone may still hold.
+        for mean, value in [*kept, (first, expected), (second, expected)]:
+            np.testing.assert_array_equal(mean, value)
+        kept = [(first, expected), (second, expected)]

@@ -1,5 +1,6 @@
 """The training job as people start it: real processes, real `horovodrun`, real files."""
 
+import io
 import json
 import os
 import re
@@ -7,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import psutil
 import pytest
@@ -182,6 +185,36 @@ def test_the_configuration_is_printed_by_one_of_two_ranks(launch) -> None:
     done = launch(2, "-m", "job.train", "--print-config")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("learning_rate:") == 1
+
+
+def processor_flags() -> set[str]:
+    path = Path("/proc/cpuinfo")
+    return set(path.read_text().split()) if path.exists() else set()
+
+
+@pytest.mark.skipif("avx512_bf16" not in processor_flags(), reason="this processor multiplies no bfloat16")
+def test_bfloat16_is_what_products_are_of_and_not_what_is_saved(launch, tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("FASHION_KERNELS", raising=False)
+    options = ["--deterministic", "--epochs", "1", "--limit-train", "48"]
+    for precision in ("float32", "bfloat16"):
+        done = train(launch, 0, tmp_path / precision, "--precision", precision, *options)
+        assert done.returncode == 0, done.stderr
+    run = tmp_path / "bfloat16"
+    used = json.loads((run / "environment.json").read_text())["kernels"]
+    assert re.match(r"C\+\+ kernels for (amx|avx512bf16) ", used), used
+    # Equal in every bit, if nothing but the name were another.
+    exact, rounded = metrics(tmp_path / "float32")[0]["loss"], metrics(run)[0]["loss"]
+    assert rounded != exact and rounded == pytest.approx(exact, rel=0.2)
+
+    arrays: list[np.ndarray] = []
+    with zipfile.ZipFile(run / "model.keras") as archive:
+        assert "bfloat16" not in archive.read("config.json").decode()
+        with h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r") as file:
+            file.visititems(lambda _, item: arrays.append(item[()]) if isinstance(item, h5py.Dataset) else None)
+    floats = [array for array in arrays if array.dtype.kind == "f" and array.ndim]
+    assert {array.dtype.name for array in floats} == {"float32"}
+    # Nor are they numbers of bfloat16 in a wider dress.
+    assert all((array.view(np.uint32) & 0xFFFF).any() for array in floats if array.ndim > 1)
 
 
 def test_progressive_resizing_changes_the_resolution_between_epochs(launch, tmp_path) -> None:

@@ -45,15 +45,22 @@ def allow(reason_against: str | None, *, bfloat16: bool = False) -> None:
         reason_against: None if there is none.
         bfloat16: whether those may be used that multiply in bfloat16, where the processor can (AMX, AVX512_BF16).
     """
-    global _reason_against, _bfloat16
-    _reason_against, _bfloat16 = reason_against, bfloat16
+    global _reason_against, _bfloat16, _only_float32
+    _reason_against, _bfloat16, _only_float32 = reason_against, bfloat16, False
 
 
 def multiply_in_float32() -> None:
     """From here on, also in functions that are traced already, multiply in float32."""
-    global _bfloat16
-    _bfloat16 = False
+    global _only_float32
+    _only_float32 = True
     load()  # the choice is the library's, which learns of it here
+
+
+def multiply_as_allowed() -> None:
+    """Undo `multiply_in_float32`."""
+    global _only_float32
+    _only_float32 = False
+    load()
 
 
 def in_bfloat16() -> bool:
@@ -63,6 +70,7 @@ def in_bfloat16() -> bool:
 
 _reason_against: str | None = None
 _bfloat16 = False
+_only_float32 = False
 
 
 class _Choice(NamedTuple):
@@ -90,7 +98,7 @@ def _find() -> _Choice:
     if isinstance(opened, str):
         return _none(f": {opened} build ours with: python -m job.model.kernels.build", missing=True)
     path, operations, native = opened
-    wanted = [*library.BFLOAT16_FLAGS, ""] if _bfloat16 and not choice else [choice]
+    wanted = [*library.BFLOAT16_FLAGS, ""] if _bfloat16 and not _only_float32 and not choice else [choice]
     chosen = next(filter(None, (native.fashion_kernels_select(name.encode()) for name in wanted)), None)
     if chosen is None:
         names = ", ".join([*library.variants(), *library.BFLOAT16_FLAGS, "off"])

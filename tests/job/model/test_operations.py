@@ -136,6 +136,7 @@ def test_a_traced_function_multiplies_in_float32_once_it_is_told_to(
     compiled: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FASHION_KERNELS", "")
+    monkeypatch.setattr(kernels, "_bfloat16", False)  # and so again for the tests after this one
     kernels.allow(None, bfloat16=True)
     operations = kernels.load()
     if not kernels.in_bfloat16():
@@ -152,6 +153,26 @@ def test_a_traced_function_multiplies_in_float32_once_it_is_told_to(
     kernels.multiply_in_float32()
     assert error() < 1e-4
     assert not kernels.in_bfloat16()
+    kernels.multiply_as_allowed()
+    assert error() > 1e-3
+
+
+def test_moments_of_many_values_keep_their_digits(operations: ModuleType) -> None:
+    # Equal numbers are all rounded the same way: this one would lose its last bit from a sum of 2^14 on.
+    value = 1 + 2**-10
+    z = np.zeros((1, 2048, 2048, 1), "float32")
+    z[:, :, 1::2] = value
+    _, mean, variance = operations.fashion_pointwise(z, tf.ones(1), tf.zeros(1), tf.ones((1, 1, 1, 1)))
+    np.testing.assert_allclose(mean, [value / 2], rtol=1e-5)
+    np.testing.assert_allclose(variance, [value**2 / 4], rtol=1e-5)
+
+
+def test_moments_of_a_uniform_map_with_edges_keep_their_digits(operations: ModuleType) -> None:
+    z, kernel = tf.ones((1, 600, 1000, 8)), _normal(3, 3, 8, 1)
+    y, mean, variance = operations.fashion_depthwise(z, tf.ones(8), tf.zeros(8), kernel, stride=1)
+    exact = y.numpy().reshape(-1, 8).astype("float64")
+    np.testing.assert_allclose(mean, exact.mean(0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(variance, exact.var(0), rtol=1e-3)
 
 
 @pytest.mark.parametrize(("shape", "channels", "filters"), POINTWISE, ids=str)

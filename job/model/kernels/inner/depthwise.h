@@ -10,14 +10,15 @@ namespace fashion::VARIANT {
 // A unit of work is a band of rows of one map: as many as fit, with their padding, into this many floats of cache.
 constexpr int64_t kBandFloats = 48 * 1024;
 
-// How maps of `rows` rows are cut into units, and units into items. per_row: floats of a row's copy.
+// How maps of `rows` rows of `width` pixels are cut into units, and units into items. per_row: floats of a row's copy.
 struct Bands {
-  Bands(int64_t batch, int64_t rows, int64_t per_row, int64_t channels)
+  Bands(int64_t batch, int64_t rows, int64_t width, int64_t per_row, int64_t channels)
       : height(std::clamp<int64_t>(kBandFloats / std::max<int64_t>(per_row, 1), 1, rows)),
         per_map(ceil_div(rows, height)),
         units(batch * per_map),
         // Many items balance better; but each has sums of its own to clear and to add up.
-        items(std::min(units, std::clamp<int64_t>(16 * 1024 / channels, 16, 64))) {}
+        items(std::min(units, std::max(std::clamp<int64_t>(16 * 1024 / channels, 16, 64),
+                                       ceil_div(batch * rows * width, kMostSummed)))) {}
   // Item i does the units [begin(i), begin(i + 1)).
   int64_t begin(int64_t item) const { return item * units / items; }
   int64_t height, per_map, units, items;
@@ -71,7 +72,8 @@ inline void depthwise_band(const DepthwiseShape& s, const Copy& copy, const floa
       for (int q = 0; q < 3; ++q) total += load(in + r * pitch + q * pixel, n) * weights[3 * r + q];
     return total;
   };
-  const V pivot = first ? window(top) : load(sums, n);
+  // From the middle of the band: at the map's edge a window has padding in it, and is unlike the rest.
+  const V pivot = first ? window(top + (rows / 2 * pitch + s.out_width / 2 * pixel) * Stride) : load(sums, n);
   V sum = load(sums + c, n), square = load(sums + 2 * c, n);
   for (int64_t o = 0; o < rows; ++o) {
     const float* in = top + o * Stride * pitch;
@@ -93,7 +95,7 @@ inline void depthwise(const DepthwiseShape& s, const Pending& input, const float
   const Copy copy(s.width, c);
   // With stride 1 the window starts one row above and one column to the left; with stride 2 at the pixel itself.
   const int64_t before = s.stride == 1 ? 1 : 0;
-  const Bands bands(s.batch, s.out_height, s.stride * copy.pitch, c);
+  const Bands bands(s.batch, s.out_height, s.out_width, s.stride * copy.pitch, c);
   Sums sums(bands.items, 3, c);
   parallel(bands.items, [&](int64_t item) {
     thread_local Scratch scratch;
@@ -207,7 +209,7 @@ inline void depthwise_gradient(const DepthwiseShape& s, const Pending& input, co
                                const Parallel& parallel) {
   const int64_t c = s.channels;
   const Copy copy(s.out_width, c);
-  const Bands bands(s.batch, s.height, ceil_div(copy.pitch, s.stride), c);
+  const Bands bands(s.batch, s.height, s.width, ceil_div(copy.pitch, s.stride), c);
   Sums sums(bands.items, 11, c);
   parallel(bands.items, [&](int64_t item) {
     thread_local Scratch scratch;

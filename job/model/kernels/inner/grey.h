@@ -10,7 +10,9 @@ constexpr int kGreyVectors = kLanes == 16 ? 2 : 1;  // channels worked on togeth
 constexpr int64_t kGreyChannels = kGreyVectors * kLanes;
 
 struct GreyItems {
-  explicit GreyItems(const GreyShape& s) : rows(s.batch * s.out_height), items(std::min<int64_t>(rows, 64)) {}
+  explicit GreyItems(const GreyShape& s)
+      : rows(s.batch * s.out_height),
+        items(std::min(rows, std::max<int64_t>(64, ceil_div(rows * s.out_width, kMostSummed)))) {}
   int64_t begin(int64_t item) const { return item * rows / items; }
   int64_t rows, items;
 };

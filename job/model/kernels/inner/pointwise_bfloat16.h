@@ -195,7 +195,8 @@ inline void gradient_by_rows(const PointwiseShape& shape, const Pending& input, 
                              const OutputGradient& output, const PendingGradient& to, float* kernel_sum,
                              const Parallel& parallel) {
   const int64_t rows = shape.rows, in = shape.in, out = shape.out;
-  const int64_t item_rows = round_up(ceil_div(rows, 16), kBlockRows), items = ceil_div(rows, item_rows);
+  const int64_t item_rows = std::min(round_up(ceil_div(rows, 16), kBlockRows), 16 * kMostSummed / kBlockRows * kBlockRows);
+  const int64_t items = ceil_div(rows, item_rows);
   const int64_t in_panels = ceil_div(in, kSide), out_panels = ceil_div(out, kSide);
   const int64_t in_width = in_panels * kSide, out_width = out_panels * kSide;
   Shared kernel_sums(items * in_width * out_width);

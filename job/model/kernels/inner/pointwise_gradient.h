@@ -61,7 +61,10 @@ inline void gradient_by_rows(const PointwiseShape& shape, const Pending& input, 
                              const Parallel& parallel) {
   const int64_t rows = shape.rows, in = shape.in, out = shape.out;
   constexpr int64_t block_rows = 2 * kBlockRows;
-  const int64_t item_rows = round_up(ceil_div(rows, 16), block_rows), items = ceil_div(rows, item_rows);
+  // Each item has a kernel gradient of its own: fewer items than where only moments are summed.
+  const int64_t most_rows = 16 * kMostSummed / block_rows * block_rows;
+  const int64_t item_rows = std::min(round_up(ceil_div(rows, 16), block_rows), most_rows);
+  const int64_t items = ceil_div(rows, item_rows);
   const int64_t in_panels = ceil_div(in, kTileColumns), out_panels = ceil_div(out, kTileColumns);
   const int64_t sum_stride = out_panels * kTileColumns;
   Shared transposed(in_panels * out * kTileColumns), kernel_sums(items * in * sum_stride);

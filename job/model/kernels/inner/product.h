@@ -1,6 +1,8 @@
 // What matrix products in float32 and in bfloat16 share: how they are cut into items, the moments of a result while it is
 // written, and the adding up of kernel gradients.
 #pragma once
+#include <algorithm>
+
 #include "panels.h"
 
 namespace fashion::VARIANT {
@@ -11,7 +13,8 @@ namespace fashion::VARIANT {
 struct Cut {
   Cut(int64_t rows, int64_t columns, int64_t block, int64_t unit) : panels(ceil_div(columns, kTileColumns)) {
     by_columns = rows <= 4 * block;
-    item_rows = by_columns ? round_up(rows, unit) : round_up(ceil_div(rows, 48), block);
+    item_rows = by_columns ? round_up(rows, unit)
+                           : std::min(round_up(ceil_div(rows, 48), block), kMostSummed / block * block);
     row_items = ceil_div(rows, item_rows);
     item_panels = by_columns ? ceil_div(panels, 16) : panels;
     column_items = ceil_div(panels, item_panels);
@@ -36,7 +39,7 @@ class PanelSums {
   // of `out` values, of which `columns` from the panel's first on are left.
   void take(const float* tile, int64_t count, bool first, float* y, int64_t out, int64_t columns) {
     if (first)
-      for (int j = 0; j < kTileVectors; ++j) pivot_[j] = load(tile + j * kLanes);
+      for (int j = 0; j < kTileVectors; ++j) pivot_[j] = load(tile + count / 2 * kTileColumns + j * kLanes);
     for (int64_t i = 0; i < count; ++i)
       for (int j = 0; j < kTileVectors; ++j) {
         const V value = load(tile + i * kTileColumns + j * kLanes), distance = value - pivot_[j];

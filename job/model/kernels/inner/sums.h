@@ -7,6 +7,10 @@
 
 namespace fashion::VARIANT {
 
+// The most values of a channel that are added up in float32 before their sum goes on in double. Those of a uniform
+// background are equal, and all rounded the same way: by up to one part in 2^24 of the sum so far.
+constexpr int64_t kMostSummed = 4096;
+
 // Every item has rows of `channels` sums of its own.
 class Sums {
  public:
