@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from job.data.arrays import SIDE, UInt8
 from job.data.draws import UInt64, hashed, uniform
-from job.errors import InputError
 
 # What a number is drawn for. A purpose keeps its number for ever: runs could not be repeated otherwise.
 _FLIP, _SHIFT_DOWN, _SHIFT_RIGHT, _ERASE, _AREA, _ASPECT, _TOP, _LEFT, _NOISE = range(9)
@@ -32,12 +31,6 @@ class Augmentation:
     """Move each image by up to so many pixels in both directions; what comes in is 0."""
     erase: float = 0.0
     """The share of images in which a rectangle is filled with noise."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.shift < SIDE:
-            raise InputError(f"shift is outside the image: received {self.shift}. Give 0 to {SIDE - 1} pixels.")
-        if not 0 <= self.erase <= 1:
-            raise InputError(f"erase is no share of the images: received {self.erase}. Give 0 to 1.")
 
 
 def augment(images: UInt8, keys: UInt64, augmentation: Augmentation) -> UInt8:

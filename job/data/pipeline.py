@@ -4,7 +4,7 @@ The order of an epoch is a permutation that depends on seed and epoch alone, and
 are shared out: at equal global batch, 1, 2 and 4 ranks see the same global batches of the same images.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,18 @@ class Batch:
 def steps_per_epoch(count: int, global_batch: int, accumulate: int = 1) -> int:
     """How many steps an epoch of `count` images has: `accumulate` for each `global_batch` of images or fewer."""
     return accumulate * -(-count // global_batch)
+
+
+def checked_steps(count: int, global_batch: int, size: int, accumulate: int) -> int:
+    """As `steps_per_epoch`. Raises InputError: a rank would have a step without an image."""
+    steps = steps_per_epoch(count, global_batch, accumulate)
+    if count == 0 or count // steps < size:
+        smallest = count // max(steps, 1)
+        raise InputError(
+            f"a rank would have a step without an image: received {count:,} images in global batches of {smallest} to "
+            f"{global_batch // accumulate} for {size} ranks. Give a larger --global-batch, more images, or fewer ranks."
+        )
+    return steps
 
 
 def batches(
@@ -80,7 +92,7 @@ def batches(
         InputError: a rank would have a step without an image.
     """
     count = len(indices)
-    steps = _checked_steps(count, global_batch, size, accumulate)
+    steps = checked_steps(count, global_batch, size, accumulate)
     order = indices[permutation(count, _ORDER, seed, epoch)]
 
     def made() -> Iterator[Batch]:
@@ -92,50 +104,17 @@ def batches(
     return made()
 
 
-def as_tf_dataset(
-    images: UInt8,
-    labels: UInt8,
-    indices: Indices,
-    *,
-    seed: int,
-    augmentations: Sequence[Augmentation],
-    global_batch: int,
-    rank: int,
-    size: int,
-    start_epoch: int = 0,
-    start_step: int = 0,
-    accumulate: int = 1,
-) -> "tf.data.Dataset":
-    """A `tf.data.Dataset` of `batches` from (start_epoch, start_step) on, with one augmentation for each epoch from 0.
+def as_tf_dataset(made: Callable[[], Iterator[Batch]]) -> "tf.data.Dataset":
+    """A `tf.data.Dataset` of batches, which `made` makes anew for each pass.
 
     Its elements are (images uint8 [b, 28, 28], labels int32 [b], keys int64 [b], global_count int32 []), with b unknown
     to the graph. Four batches are made ahead on one thread, so that the model never waits for them.
-
-    Raises:
-        InputError: as `batches` does.
     """
     import tensorflow as tf
 
-    steps = _checked_steps(len(indices), global_batch, size, accumulate)
-    if not 0 <= start_step <= steps:
-        raise InputError(f"the first step is outside the epoch: received {start_step}. Give 0 to {steps}.")
-
     def elements() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.int32]]:
-        for epoch in range(start_epoch, len(augmentations)):
-            for batch in batches(
-                images,
-                labels,
-                indices,
-                seed=seed,
-                epoch=epoch,
-                global_batch=global_batch,
-                rank=rank,
-                size=size,
-                augmentation=augmentations[epoch],
-                start_step=start_step if epoch == start_epoch else 0,
-                accumulate=accumulate,
-            ):
-                yield batch.images, batch.labels, batch.keys, np.int32(batch.global_count)
+        for batch in made():
+            yield batch.images, batch.labels, batch.keys, np.int32(batch.global_count)
 
     signature = (
         tf.TensorSpec((None, SIDE, SIDE), tf.uint8),
@@ -179,20 +158,6 @@ def evaluation_batches(
     for start in range(0, len(mine), batch):
         chosen = mine[start : start + batch]
         yield _batch(images, labels, chosen, len(chosen), flip_seed or 0, epoch, augmentation)
-
-
-def _checked_steps(count: int, global_batch: int, size: int, accumulate: int) -> int:
-    """The number of steps of an epoch in which each rank has an image in each step."""
-    if global_batch < 1:
-        raise InputError(f"the global batch is too small: received {global_batch}. Give 1 image or more.")
-    steps = steps_per_epoch(count, global_batch, accumulate)
-    if count == 0 or count // steps < size:
-        smallest = count // max(steps, 1)
-        raise InputError(
-            f"a rank would have a step without an image: received {count:,} images in global batches of {smallest} to "
-            f"{global_batch // accumulate} for {size} ranks. Give a larger --global-batch, more images, or fewer ranks."
-        )
-    return steps
 
 
 def cut(count: int, part: int, parts: int) -> int:

@@ -41,13 +41,8 @@ def splits(
             validation. "original" trains on all of them and validates on the test images, as was done in 2017.
 
     Raises:
-        InputError: a limit below 1, or too few training images to split.
+        InputError: too few training images to split.
     """
-    for option, limit in (("--limit-train", limit_train), ("--limit-eval", limit_eval)):
-        if limit is not None and limit < 1:
-            raise InputError(
-                f"{option} is too small: received {limit}. Give 1 or more, or leave it out for all images."
-            )
     train = _stratified(data.labels[: data.train_count], purpose=0)
     test = _stratified(data.labels[data.train_count :], purpose=1) + data.train_count
     validation = test

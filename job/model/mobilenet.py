@@ -7,13 +7,11 @@ import keras
 import tensorflow as tf
 
 from job.data.arrays import SIDE
-from job.errors import InputError
 from job.model import kernels
 from job.model.fused import FusedDepthwise, FusedGreyConv, FusedNormRelu, FusedPointwise, FusedPool
 from job.model.layers import Depthwise, GreyConv, NormRelu, Pointwise
 
 keras.config.set_image_data_format("channels_last")  # whatever keras.json says: the operations know no other
-SMALLEST_SIDE = 32
 """Pixels: below this a map would vanish on its way through five halvings."""
 
 BLOCKS = (
@@ -76,8 +74,6 @@ def serving_model(
     Its backbone is the layer "backbone" (set its weights from `backbone(...)`), its classifier "predictions".
     Saved as model.keras it loads in plain Keras, in safe mode.
     """
-    if resolution < SMALLEST_SIDE:
-        raise InputError(f"the resolution is too small: received {resolution}. Use at least {SMALLEST_SIDE} pixels.")
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:

@@ -62,19 +62,25 @@ def augmentations(config: Config) -> list[Augmentation]:
 
 def training_batches(config: Config, data: Data, ranks: Collectives, part: Part) -> tf.data.Dataset:
     """This rank's batches of a part: (images, labels, keys, global count)."""
-    return pipeline.as_tf_dataset(
-        data.set.images,
-        data.set.labels,
-        data.splits.train,
-        seed=config.seed,
-        augmentations=augmentations(config)[: part.end],
-        global_batch=config.global_batch,
-        accumulate=config.accumulate,
-        rank=ranks.rank,
-        size=ranks.size,
-        start_epoch=part.epoch,
-        start_step=part.first_step,
-    )
+    augmented = augmentations(config)
+
+    def made() -> Iterator[pipeline.Batch]:
+        for epoch in range(part.epoch, part.end):
+            yield from pipeline.batches(
+                data.set.images,
+                data.set.labels,
+                data.splits.train,
+                seed=config.seed,
+                epoch=epoch,
+                global_batch=config.global_batch,
+                rank=ranks.rank,
+                size=ranks.size,
+                augmentation=augmented[epoch],
+                start_step=part.first_step if epoch == part.epoch else 0,
+                accumulate=config.accumulate,
+            )
+
+    return pipeline.as_tf_dataset(made)
 
 
 def validation_batches(

@@ -13,6 +13,7 @@ from horovod_keras.elastic import KerasState
 from horovod_keras.environment import is_elastic
 from job.config import Config
 from job.data.arrow import dataset
+from job.data.pipeline import checked_steps
 from job.data.splits import splits
 from job.errors import InputError
 from job.model import kernels
@@ -42,6 +43,7 @@ def load(config: Config, ranks: Collectives, stop: Event) -> Data:
         refuse_unfit(config, ranks)
         data = dataset(config.dataset, config.data_dir)
         found = splits(data, limit_train=config.limit_train, limit_eval=config.limit_eval, protocol=config.protocol)
+        checked_steps(len(found.train), config.global_batch, ranks.size, config.accumulate)
         if min(len(found.validation), len(found.test)) < ranks.size:
             raise InputError(
                 f"{ranks.size} ranks can't share the evaluation: received {len(found.validation)} validation and "

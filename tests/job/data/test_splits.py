@@ -71,13 +71,6 @@ def test_a_limit_above_the_split_is_no_limit(full):
     assert len(splits(full, limit_train=10**9, limit_eval=10**9).train) == 55_000
 
 
-@pytest.mark.parametrize("limits", [{"limit_train": 0}, {"limit_eval": -5}])
-def test_a_limit_below_one_is_refused(full, limits):
-    option, value = next(iter(limits.items()))
-    with pytest.raises(InputError, match=f"--{option.replace('_', '-')} is too small: received {value}"):
-        splits(full, **limits)
-
-
 def test_too_few_images_to_split_are_refused():
     with pytest.raises(InputError, match="received 11"):
         splits(_labelled(np.arange(11) % 10, np.arange(10)))
