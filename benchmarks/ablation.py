@@ -148,7 +148,6 @@ def summary(config: Config) -> dict[str, Any]:
     epochs = history(config.folder())
     return {
         "val_accuracy": epochs[-1]["val_accuracy"],
-        "best_val_accuracy": max(epoch["val_accuracy"] for epoch in epochs),
         "train_accuracy": epochs[-1]["accuracy"],
         "epochs": config.epochs,
         "resolutions": config.resolutions(),

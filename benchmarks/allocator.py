@@ -6,19 +6,18 @@ python -m benchmarks.allocator [--json FILE] [--preload tcmalloc=/usr/lib/.../li
 package has jemalloc, which takes part where it is installed.
 """
 
-import argparse
-import datetime
 import importlib.util
-import json
 import os
-import statistics
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks import record as records
 from benchmarks.step import Contender
-from job.run.folder import commit, processor
+from job.command_line import Parser, count
+from job.errors import run_main
+from job.run.folder import processor
 
 OPERATIONS = {"our operations": "", "TensorFlow's": "off"}
 
@@ -58,43 +57,35 @@ def measure(threads: int, turns: int, steps: int, preloads: list[str]) -> list[d
                 contender.close()
     Path(log.name).unlink()
     return [
-        {
-            "operations": operations,
-            "allocator": name,
-            "best_ms": round(1e3 * min(contender.seconds), 2),
-            "median_ms": round(1e3 * statistics.median(contender.seconds), 2),
-            "turns_ms": [round(1e3 * value, 2) for value in contender.seconds],
-        }
+        {"operations": operations, "allocator": name, **records.times(contender.seconds)}
         for operations, name, contender in started
     ]
 
 
-def main() -> None:
+def main() -> int:
     """Measure, print, record."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.allocator", description="Measure allocators.")
+    parser = Parser("python -m benchmarks.allocator", description="Measure allocators.")
     parser.add_argument("--json", type=Path, help="write the record here")
-    parser.add_argument("--turns", type=int, default=12, help="turns of each contender (12)")
-    parser.add_argument("--steps", type=int, default=10, help="steps in a turn (10)")
+    parser.add_argument("--turns", type=count, default=12, help="turns of each contender (12)")
+    parser.add_argument("--steps", type=count, default=10, help="steps in a turn (10)")
     parser.add_argument("--preload", action="append", default=[], metavar="NAME=PATH", help="one more allocator")
     options = parser.parse_args()
+    records.check(options.json)
     cores = len(os.sched_getaffinity(0))
     record: dict[str, Any] = {
         "results": measure(cores, options.turns, options.steps, options.preload),
+        **records.made(),
         "cpu": processor(),
-        "commit": commit(),
         "threads": cores,
-        "date": datetime.date.today().isoformat(),
-        "command": "python -m benchmarks.allocator " + " ".join(sys.argv[1:]),
     }
     print(f"{record['cpu']}, {cores} threads; milliseconds a step at 56 px, batch 64")
     for row in record["results"]:
         print(
             f"  {row['operations']:15} {row['allocator']:26} best {row['best_ms']:7.1f}  median {row['median_ms']:7.1f}"
         )
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
+    records.write(options.json, record)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

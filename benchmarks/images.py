@@ -4,33 +4,35 @@ Looks at images that are built already, one `--image` each; what the record hold
 docs/images.md are written by `python -m benchmarks.tables`.
 """
 
-import argparse
-import datetime
 import json
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from benchmarks import record as records
+from job.command_line import Parser
+from job.errors import run_main
 
 SIZES = Path(__file__).parents[1] / "docker/sizes.py"
 LIMIT = 600.0
 """Seconds for one look at an image."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.images", description=__doc__.splitlines()[0])
+def main() -> int:
+    parser = Parser("python -m benchmarks.images", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--image", action="append", required=True, help="name:TARGET; may be given several times")
     parser.add_argument("--engine", default="docker", help="docker or podman, or a command that stands for it (docker)")
     parser.add_argument("--json", type=Path, help="write the record here")
     args = parser.parse_args()
+    records.check(args.json)
     record = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
     for image in args.image:
         target = image.rpartition(":")[2]
         record[target] = look(shlex.split(args.engine), image)
         print(f"{image}: {record[target]['bytes'] / 1e9:.2f} GB\n{record[target]['shares']}")
-    if args.json:
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+    records.write(args.json, record)
+    return 0
 
 
 def look(engine: list[str], image: str) -> dict[str, Any]:
@@ -46,8 +48,7 @@ def look(engine: list[str], image: str) -> dict[str, Any]:
     [facts] = json.loads(ask("image", "inspect", image))
     packages = ask("run", "--rm", image, "sh", "-c", "cat /usr/local/share/fashion-job/debian-packages.txt")
     return {
-        "command": shlex.join(sys.orig_argv[1:]),
-        "date": datetime.date.today().isoformat(),
+        **records.made(),
         "engine": ask("--version"),
         "revision": facts["Config"]["Labels"]["org.opencontainers.image.revision"],
         "bytes": facts["Size"],
@@ -57,4 +58,4 @@ def look(engine: list[str], image: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -3,13 +3,8 @@
 python -m benchmarks.input [--json FILE] [--picture FILE]
 """
 
-import argparse
-import datetime
-import json
 import os
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,22 +12,26 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import record as records
+from job.command_line import Parser
 from job.data import garments
 from job.data.augmentation import Augmentation
 from job.data.pipeline import Batch, as_tf_dataset, batches
-from job.run.folder import commit, processor
+from job.errors import run_main
+from job.run.folder import processor
 
 BATCH = 64
 REPEATS = 7
 ALL = Augmentation(flip=True, shift=2, erase=0.5)
 
 
-def main() -> None:
+def main() -> int:
     """Measure, print and record."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.input", description="Measure the input pipeline.")
+    parser = Parser("python -m benchmarks.input", description="Measure the input pipeline.")
     parser.add_argument("--json", type=Path, help="write the record here")
     parser.add_argument("--picture", type=Path, help="draw the record as a picture too (PNG or SVG)")
     options = parser.parse_args()
+    records.check(options.json)
     count = 20_000
     data = garments.draw(train=count, test=1)
     given: tuple[Any, ...] = (data.train_images, data.train_labels, np.arange(count))
@@ -49,23 +48,20 @@ def main() -> None:
     }
     results = {name: _rates(make, count) for name, make in cases.items()}
     record = {
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        **records.made(),
         "unit": "images per second",
         "batch": BATCH,
         "cores": os.cpu_count(),
         "processor": processor(),
-        "commit": commit(),
-        "date": datetime.date.today().isoformat(),
         "numpy": np.__version__,
         "results": results,
     }
     for name, result in results.items():
         print(f"{name:26} {result['median']:>10,} images/s (best {result['best']:,})")
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(record, indent=2) + "\n")
+    records.write(options.json, record)
     if options.picture:
         _draw(record, options.picture)
+    return 0
 
 
 def _rates(make: Callable[[], Iterator[object]], count: int) -> dict[str, int | list[int]]:
@@ -95,4 +91,4 @@ def _draw(record: dict, picture: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

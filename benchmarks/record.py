@@ -1,6 +1,10 @@
-"""The JSON files that hold what was measured: read, written whole, and the commits in them."""
+"""The JSON files that hold what was measured: what they have in common, how they are read, and written whole."""
 
+import datetime
 import json
+import shlex
+import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,15 +12,34 @@ from typing import Any
 from job.errors import InputError
 from job.reading import shortened
 from job.run.checkpoints import write_atomically
+from job.run.folder import commit
+
+
+def made() -> dict[str, Any]:
+    """How and when something is measured: by which command, at which commit, on which day."""
+    command = shlex.join(["python", *sys.orig_argv[1:]])
+    return {"command": command, "commit": commit(), "date": datetime.date.today().isoformat()}
+
+
+def times(seconds: Sequence[float]) -> dict[str, Any]:
+    """What turns took, in milliseconds."""
+    return {
+        "best_ms": round(1e3 * min(seconds), 3),
+        "median_ms": round(1e3 * statistics.median(seconds), 3),
+        "turns_ms": [round(1e3 * value, 3) for value in seconds],
+    }
+
+
+def check(path: Path | None) -> None:
+    """Before anything is measured: raises InputError where a record could not be written."""
+    if path is not None and not path.parent.is_dir():
+        raise InputError(f"the folder of {path} is not there. Make it, or name another with --json.")
 
 
 def read(path: Path | None, rows: str) -> dict[str, Any]:
     """A record as earlier calls left it, with no `rows` if there is none. Raises InputError if it is something else."""
-    if path is None:
-        return {rows: []}
-    if not path.parent.is_dir():
-        raise InputError(f"the folder of {path} is not there. Make it, or name another with --json.")
-    if not path.exists():
+    check(path)
+    if path is None or not path.exists():
         return {rows: []}
     try:
         record = json.loads(path.read_text())

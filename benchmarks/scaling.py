@@ -7,11 +7,8 @@ Ranks run under the real horovodrun with their share of the cores as threads. Gr
 that all meet the same neighbours on a shared machine, and stand still while another's turn is on. About four minutes.
 """
 
-import argparse
 import contextlib
-import datetime
 import itertools
-import json
 import os
 import signal
 import statistics
@@ -20,9 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import record as records
 from benchmarks.scaling_group import Group
 from benchmarks.scaling_picture import draw
-from job.run.folder import commit, processor
+from job.command_line import Parser, count
+from job.errors import run_main
+from job.run.folder import processor
 
 BATCH = 64
 EXCHANGES = {"step": "as it is", "step by messages": "messages", "step alone": "none"}
@@ -78,7 +78,7 @@ def tune(turns: int, steps: int, points: Sequence[tuple[int, float]]) -> list[di
                 if turn:
                     values.append(answer["seconds"])
     return [
-        {"fusion_threshold_mib": threshold, "cycle_time_ms": cycle, **_times(values)}
+        {"fusion_threshold_mib": threshold, "cycle_time_ms": cycle, **records.times(values)}
         for (threshold, cycle), values in zip(points, seconds, strict=True)
     ]
 
@@ -91,11 +91,11 @@ def _messages(groups: dict[int, Group], turns: int, sizes: Sequence[int]) -> lis
             answer = groups[ranks].turn("message", size=size, repeats=max(1, min(20, (4 << 20) // size)))
             if turn:
                 seconds[ranks, size].append(answer["seconds"])
-    return [{"ranks": ranks, "bytes": size, **_times(seconds[ranks, size])} for ranks, size in cases]
+    return [{"ranks": ranks, "bytes": size, **records.times(seconds[ranks, size])} for ranks, size in cases]
 
 
 def _step(row: dict[str, Any], answers: list[dict[str, float]]) -> dict[str, Any]:
-    times = _times([answer["seconds"] for answer in answers])
+    times = records.times([answer["seconds"] for answer in answers])
     images = 1e3 * max(row["ranks"], 1) * row["batch"]
     waited = statistics.median(answer["waited"] for answer in answers)
     return times | {
@@ -106,29 +106,22 @@ def _step(row: dict[str, Any], answers: list[dict[str, float]]) -> dict[str, Any
     }
 
 
-def _times(seconds: Sequence[float]) -> dict[str, Any]:
-    return {
-        "best_ms": round(1e3 * min(seconds), 3),
-        "median_ms": round(1e3 * statistics.median(seconds), 3),
-        "turns_ms": [round(1e3 * value, 3) for value in seconds],
-    }
-
-
 def step_of(record: dict[str, Any], ranks: int, batch: int, *, exchange: str = "as it is") -> dict[str, Any]:
     """The row of a record for so many ranks (0: without a launcher) with so many images each."""
     key = {"ranks": ranks, "batch": batch, "exchange": exchange}
     return next(row for row in record["steps"] if key.items() <= row.items())
 
 
-def main() -> None:
+def main() -> int:
     """Measure, print, record."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description="Measure what more ranks bring.")
+    parser = Parser("python -m benchmarks.scaling", description="Measure what more ranks bring.")
     parser.add_argument("--json", type=Path, help="write the record here")
     parser.add_argument("--picture", type=Path, help="draw it here (.png or .svg)")
     parser.add_argument("--quick", action="store_true", help="two ranks, few turns: to see that it works")
-    parser.add_argument("--turns", type=int, default=12, help="turns of each contender (12)")
-    parser.add_argument("--steps", type=int, default=5, help="steps in a turn (5)")
+    parser.add_argument("--turns", type=count, default=12, help="turns of each contender (12)")
+    parser.add_argument("--steps", type=count, default=5, help="steps in a turn (5)")
     options = parser.parse_args()
+    records.check(options.json)
     if options.quick:
         options.turns, options.steps = 2, 2
     counts = [2] if options.quick else [1, 2, 4]
@@ -145,18 +138,15 @@ def main() -> None:
         "two_ranks_to_one_process": round(two["images_per_second"] / one["images_per_second"], 3),
         "two_ranks_to_one_process_median": round(two["images_per_second_median"] / one["images_per_second_median"], 3),
         "tuning": tune(options.turns, options.steps, points),
+        **records.made(),
         "cpu": processor(),
-        "commit": commit(),
         "cores": len(os.sched_getaffinity(0)),
-        "date": datetime.date.today().isoformat(),
-        "command": "python -m benchmarks.scaling " + " ".join(sys.argv[1:]),
     }
     _show(record)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
+    records.write(options.json, record)
     if options.picture:
         draw(record, options.picture)
+    return 0
 
 
 def _show(record: dict[str, Any]) -> None:
@@ -181,4 +171,4 @@ def _show(record: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

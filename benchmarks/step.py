@@ -13,13 +13,11 @@ shared machine. A turn is some steps; its time is their mean. Ratios are of the 
 
 import argparse  # for its Namespace
 import contextlib
-import datetime
 import importlib.util
 import json
 import os
 import platform
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,11 +25,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from benchmarks import record as records
 from benchmarks.step_picture import draw
 from job.command_line import Parser, count
 from job.errors import InputError, RunError, run_main
 from job.model.kernels.library import BFLOAT16_FLAGS
-from job.run.folder import BFLOAT16, commit, processor
+from job.run.folder import BFLOAT16, processor
 
 ROOT = Path(__file__).parents[1]
 TORCH = [f"pytorch {layout}{mode}" for layout in ("channels-last", "contiguous") for mode in ("", " compiled")]
@@ -158,14 +157,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "share_of_matmul_rate": round(per_second * NOMINAL_FLOP / rate, 3),
         "share_of_matmul_rate_by_exact_count": round(per_second * exact_flop(56) / rate, 3),
         "matmul_gflop_per_second": round(rate / 1e9, 1),
-        "contenders": {
-            name: {
-                "best_ms": round(1e3 * min(values), 2),
-                "median_ms": round(1e3 * statistics.median(values), 2),
-                "turns_ms": [round(1e3 * value, 2) for value in values],
-            }
-            for name, values in seconds.items()
-        },
+        "contenders": {name: records.times(values) for name, values in seconds.items()},
         "versions": versions,
     }
 
@@ -211,27 +203,24 @@ def main() -> int:
         raise InputError(f"no such interpreter: received --torch-python {options.torch_python}. Name one with PyTorch.")
     if options.compare and not options.compare.is_file():
         raise InputError(f"no such record: received --compare {options.compare}.")
+    records.check(options.json)
     runs = [measure(options) for _ in range(options.runs)]
     speeds = [run["images_per_second"] for run in runs]
     record = runs[0] | {
         "runs_images_per_second": speeds,
         "runs_agree_to_10_percent": max(speeds) <= 1.1 * min(speeds) if len(runs) > 1 else None,
         "other_runs": runs[1:],
+        **records.made(),
         "cpu": processor(),
-        "commit": commit(),
         "threads": options.threads,
-        "date": datetime.date.today().isoformat(),
         "python": platform.python_version(),
-        "command": "python -m benchmarks.step " + " ".join(sys.argv[1:]),
     }
     if options.table:
         record["table"] = table(options)
     _show(record)
     if options.compare:
         _compare(record, json.loads(options.compare.read_text()))
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
+    records.write(options.json, record)
     if options.picture:
         draw(record, options.picture)
     return 0

@@ -6,11 +6,6 @@ One thread, so that no two operations overlap and each one's time is its own. Te
 of the step of `benchmarks.step` (56 px, batch 64, float32); the large matrix product takes turns with it.
 """
 
-import argparse
-import datetime
-import json
-import shlex
-import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -18,24 +13,27 @@ from typing import Any
 
 import tensorflow as tf
 
+from benchmarks import record as records
 from benchmarks.step import MATRIX
 from benchmarks.step_tensorflow import matmul, ours
 from benchmarks.tables import OPERATIONS, profile
 from job import allocator
+from job.command_line import Parser, count
 from job.errors import RunError, run_main
 from job.model import kernels
 from job.model.mobilenet import BLOCKS
-from job.run.folder import commit, processor
+from job.run.folder import processor
 
 RESOLUTION, BATCH = 56, 64
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.step_profile", description=__doc__.splitlines()[0])
-    parser.add_argument("--turns", type=int, default=8, help="turns (8); the quickest counts")
-    parser.add_argument("--steps", type=int, default=5, help="steps of a turn (5)")
+    parser = Parser("python -m benchmarks.step_profile", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--turns", type=count, default=8, help="turns (8); the quickest counts")
+    parser.add_argument("--steps", type=count, default=5, help="steps of a turn (5)")
     parser.add_argument("--json", type=Path, help="write the record here")
     args = parser.parse_args()
+    records.check(args.json)
     allocator.keep_freed_memory()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -47,9 +45,7 @@ def main() -> int:
     turns = [(profiled(step, args.steps), product()) for _ in range(args.turns)]
     milliseconds, operations = min((turn for turn, _ in turns), key=lambda turn: turn[0])
     record = {
-        "command": shlex.join(sys.orig_argv[1:]),
-        "commit": commit(),
-        "date": datetime.date.today().isoformat(),
+        **records.made(),
         "processor": processor(),
         "kernels": kernels.status().partition(" (")[0],
         "matmul_gflop_per_second": round(2 * MATRIX**3 / min(seconds for _, seconds in turns) / 1e9, 1),
@@ -60,8 +56,7 @@ def main() -> int:
         ],
     }
     print(profile(record))
-    if args.json:
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+    records.write(args.json, record)
     return 0
 
 

@@ -10,7 +10,6 @@ is compared with. What the record has of this processor otherwise is replaced.
 
 import json
 import os
-import shlex
 import statistics
 import sys
 import time
@@ -41,7 +40,6 @@ def main() -> int:
     machines = record.read(args.json, "machines")["machines"]
     machine = {
         **environment(ranks=1, threads=len(os.sched_getaffinity(0)), kernels="of TensorFlow, in stock Keras"),
-        "command": shlex.join(sys.orig_argv[1:]),
         "steps": args.steps,
     }
     earlier = [other for other in machines if all(other.get(name) == machine[name] for name in SAME)]

@@ -152,7 +152,8 @@ def step(record: dict[str, Any]) -> str:
         )
     speeds = " and ".join(f"{speed:,.0f}" for speed in record["runs_images_per_second"])
     agree = {True: ": they agree to 10 %", False: ": they do not agree to 10 %", None: ""}
-    whole = "Two whole runs" if len(record["runs_images_per_second"]) > 1 else "One run"
+    count = len(record["runs_images_per_second"])
+    whole = "One run" if count == 1 else f"{count} whole runs"
     versions = f"TensorFlow {record['versions']['tensorflow']}, Keras {record['versions']['keras']}"
     rate, share = record["matmul_gflop_per_second"], 100 * record["share_of_matmul_rate"]
     exact = 100 * record["share_of_matmul_rate_by_exact_count"]
@@ -165,10 +166,11 @@ def step(record: dict[str, Any]) -> str:
         f"at the 165 that the layers have at this size (maps are rounded down) {exact:.0f} %.",
     ]
     if halved := record.get("bfloat16"):
+        ratio = halved["ratio_to_pytorch"]
         lines.append(
-            f"In bfloat16: {halved['images_per_second']:,.0f} images/s, {halved['ratio_to_pytorch']:.2f} times the "
-            "fastest PyTorch, autocast or not, and "
-            f"{halved['ratio_to_stock_keras']:.2f} times stock Keras (in float32)."
+            f"In bfloat16: {halved['images_per_second']:,.0f} images/s, "
+            + (f"{ratio:.2f} times the fastest PyTorch, autocast or not, and " if ratio else "")
+            + f"{halved['ratio_to_stock_keras']:.2f} times stock Keras (in float32)."
         )
     return "\n".join(lines)
 
@@ -212,7 +214,7 @@ def pipeline(record: dict[str, Any], step_record: dict[str, Any]) -> str:
     if record["processor"] == step_record["cpu"]:
         median = record["results"]["the same through tf.data"]["median"]
         steps = {"float32": step_record, "bfloat16": step_record["bfloat16"]}
-        times = " and ".join(f"{median / found['images_per_second']:.0f} ({name})" for name, found in steps.items())
+        times = " and ".join(f"{median / s['images_per_second']:.0f} ({name})" for name, s in steps.items() if s)
         lines.append(f"The last row is {times} times what a step at 56 px and batch {record['batch']} takes.")
     return "\n".join(lines)
 
