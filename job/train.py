@@ -10,7 +10,6 @@ Repeat a command and an interrupted run goes on. What it leaves in one folder (`
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +19,10 @@ from job.errors import PreemptedError, end_undisturbed, run_main, stop_when_told
 
 if TYPE_CHECKING:
     from horovod_keras import Collectives
-    from horovod_keras.elastic import KerasState
-    from horovod_keras.watchdog import Watchdog
     from job.config import Config
-    from job.run.timings import Timings
+    from job.run.context import Context, OnEpoch
 
 PREEMPTED = 75
-OnEpoch = Callable[[dict[str, Any]], None] | None
 
 
 def main() -> int:
@@ -82,29 +78,18 @@ def train(
         RunError: on rank 0, if the network that it would save isn't the one that was trained.
     """
     from job.run import world
+    from job.run.context import Context
     from job.run.timings import Timings
 
-    stop = stop or Event()
-    timings = Timings(since_process_start=whole_process)
+    parts = (config, ranks, stop or Event(), on_epoch, Timings(since_process_start=whole_process))
     try:
-        return world.in_each_world(
-            ranks, lambda watch, kept: run(config, ranks, watch, kept, timings, stop, on_epoch, test)
-        )
+        return world.in_each_world(ranks, lambda watchdog, kept: run(Context(*parts, watchdog, kept), test))
     except PreemptedError as reason:
         world.say(ranks, f"{reason}; the same command goes on from there")
         return {"status": "preempted"}
 
 
-def run(
-    config: Config,
-    ranks: Collectives,
-    watch: Watchdog,
-    kept: KerasState,
-    timings: Timings,
-    stop: Event,
-    on_epoch: OnEpoch,
-    test: bool,
-) -> dict[str, Any]:
+def run(context: Context, test: bool) -> dict[str, Any]:
     """The story of a run, under the watchdog's eye; see `train`. Raises PreemptedError, on all ranks, when stopped."""
     from horovod_keras.callbacks import BroadcastInitialState, MetricAverage
     from job.model import kernels, training
@@ -113,42 +98,44 @@ def run(
     from job.run.journal import Journal
     from job.run.profile import Profile
 
-    watch.expect("the data", world.SETUP_TIMEOUT)
+    config, ranks, watchdog, timings = context.config, context.ranks, context.watchdog, context.timings
+    watchdog.expect("the data", world.SETUP_TIMEOUT)
     with timings.of("data"):
-        data = start.load(config, ranks, stop)
-        folder = start.open_folder(config, data.set.digest, ranks, stop)
+        data = start.load(context)
+        folder = start.open_folder(context, data.set.digest)
     with world.agreed(ranks):
         finished = folder.result() if folder else None
     if finished := world.broadcast(ranks, finished):
         world.say(ranks, f"this run is complete: {config.folder()} (choose another folder with --run to train again)")
         return finished
 
-    watch.expect("the model", world.SETUP_TIMEOUT)
+    watchdog.expect("the model", world.SETUP_TIMEOUT)
     steps = epochs.steps_per_epoch(config, data)
     with timings.of("model"):
-        weights = start.initial_weights(config, folder, ranks, stop)
+        weights = start.initial_weights(context, folder)
         with world.agreed(ranks):
             kernels.multiply_as_allowed()  # a world before this one may have been lost in its last evaluation
-            model = kept.model = kept.model or training.build(config, ranks, steps * config.epochs, weights)
+            model = context.kept.model or training.build(config, ranks, steps * config.epochs, weights)
+            context.kept.model = model
         with world.agreed(ranks):
-            place = start.restore(model, folder, kept)
+            place = start.restore(model, folder, context.kept)
         position, metrics = start.at_one_place(model, place, ranks)
-    world.stop_if_told(ranks, stop, "before the first step")
+    world.stop_if_told(ranks, context.stop, "before the first step")
 
     journal = Journal(folder, config, len(data.splits.train), steps, timings) if folder else None
-    keeper = Keeper(folder, ranks, position, metrics, config, steps, stop, watch, timings, kept, journal, on_epoch)
+    keeper = Keeper(context, folder, position, metrics, steps, journal)
     callbacks = [BroadcastInitialState(ranks), MetricAverage(ranks)]
     if folder:
         start.note_environment(folder, ranks, position)
         callbacks += [Profile(folder.path / "tensorboard")] if config.profile else []
         # Before the keeper, which saves: an epoch whose record is ahead is trained again, and one without is lost.
         callbacks.append(journal)
-    start.announce(config, ranks, data, position)
+    start.announce(context, data, position)
     with timings.of("steps"):
         epochs.fit(model, config, ranks, data, position, [*callbacks, keeper])
     if not test:
         return {"status": "trained"}
-    result = finish.finish(config, ranks, model, data, keeper, folder, timings)
+    result = finish.finish(context, model, data, keeper.position, folder)
     chosen = " of the epoch that test images chose" if config.protocol == "original" else ""
     report = config.folder() / "report.html"
     world.say(ranks, f"test accuracy{chosen} {result['test_accuracy']:.4f}; the report is {report}")

@@ -2,27 +2,22 @@
 
 import contextlib
 import math
-import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NoReturn
 
 import keras
 import numpy as np
 
-from horovod_keras import Collectives
-from horovod_keras.elastic import HostsChangedError, KerasState
+from horovod_keras.elastic import HostsChangedError
 from horovod_keras.environment import is_elastic
 from horovod_keras.optimizer import Exchange
-from horovod_keras.watchdog import Watchdog
-from job.config import Config
 from job.errors import DivergedError, HalvedError, PreemptedError
 from job.run import state
 from job.run.checkpoints import Position, Tensors
+from job.run.context import Context
 from job.run.folder import RunFolder
 from job.run.journal import Journal
-from job.run.timings import Timings
 from job.run.world import IN_TOUCH, in_touch
 
 MOST_HALVINGS = 5
@@ -35,49 +30,38 @@ class Keeper(keras.callbacks.Callback):
     """Checkpoints within and after epochs; ends all ranks together when one is told to stop or the loss is lost.
 
     Args:
+        context: of the run.
         folder: of the run; None on ranks other than 0.
-        ranks: that train together.
         position: where the run starts; the attribute of the same name is kept up to date.
         metrics: running metrics of the epoch that a resumed run stands in.
-        config: of the run.
         steps: batches of an epoch.
-        stop: set by anyone on this rank who wants all ranks to stop.
-        watchdog: told of each step.
-        timings: told what is no training step: tracing, evaluation, saving, waiting for the exchange.
-        kept: gets what is saved, if ranks may come and go.
         journal: of rank 0.
-        on_epoch: called on rank 0 with each epoch's record when its checkpoint is on the disk; given on all ranks.
     """
 
     def __init__(
         self,
+        context: Context,
         folder: RunFolder | None,
-        ranks: Collectives,
         position: Position,
         metrics: Tensors,
-        config: Config,
         steps: int,
-        stop: threading.Event,
-        watchdog: Watchdog,
-        timings: Timings,
-        kept: KerasState,
         journal: Journal | None,
-        on_epoch: Callable[[dict[str, Any]], None] | None,
     ) -> None:
         super().__init__()
-        self.folder, self.ranks, self.position, self.resumed_metrics = folder, ranks, position, metrics
-        self.config, self.steps, self.stop, self.watchdog = config, steps, stop, watchdog
-        self.timings, self.kept, self.journal, self.on_epoch = timings, kept, journal, on_epoch
+        self.context, self.config, self.ranks = context, context.config, context.ranks
+        self.watchdog, self.timings = context.watchdog, context.timings
+        self.folder, self.position, self.resumed_metrics = folder, position, metrics
+        self.steps, self.journal = steps, journal
         self._open = contextlib.ExitStack()
         self._saved = time.monotonic()
-        timings.went_before(position.seconds)
+        self.timings.went_before(position.seconds)
         self._saved_place = position.place
         """Of the last checkpoint."""
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._tracing = True
         self._open.enter_context(self.timings.of("tracing"))
-        if self.kept.saved is None:  # a rank may be lost before the first checkpoint
+        if self.context.kept.saved is None:  # a rank may be lost before the first checkpoint
             self._keep(self.resumed_metrics)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -91,7 +75,7 @@ class Keeper(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         late = time.monotonic() - self._saved > self.config.checkpoint_every
         due = self.folder is not None and late and self.folder.checkpoints.wait(0)  # one at a time
-        requests = [float(self.stop.is_set()), float(due), float(self.kept.hosts_changed)]
+        requests = [float(self.context.stop.is_set()), float(due), float(self.context.kept.hosts_changed)]
         self.model.optimizer.exchange.requests.assign(requests)
         what = f"step {self.position.step + 1} of epoch {self.position.epoch + 1}"
         self.watchdog.expect(what, self._limit(batch))
@@ -144,7 +128,7 @@ class Keeper(keras.callbacks.Callback):
                 self.folder.checkpoints.drop_last()
             reason = f"{what} became {value}"
             self.folder.note_halving({"epoch": epoch, "step": step, "reason": reason, "back_to": back})
-        self.kept.saved = None
+        self.context.kept.saved = None
         raise HalvedError(f"{where}: back to the last checkpoint with half the learning rate")
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -167,8 +151,8 @@ class Keeper(keras.callbacks.Callback):
         stopped = float(self.model.optimizer.exchange.agreed[Exchange.STOP]) > 0
         # Also by who was told since the last step; after the last epoch `finish` looks for itself.
         if epoch + 1 < self.config.epochs:
-            stopped |= any(self.ranks.gather(self.stop.is_set(), "stop"))
-        if self.on_epoch:
+            stopped |= any(self.ranks.gather(self.context.stop.is_set(), "stop"))
+        if self.context.on_epoch:
             self._written()
             # Whoever is told may take long to listen.
             self.watchdog.expect("whoever is told of the epoch", LISTENING_TIMEOUT)
@@ -179,8 +163,8 @@ class Keeper(keras.callbacks.Callback):
             self._meet_others()
 
     def _tell(self) -> None:
-        if self.on_epoch and self.journal is not None:
-            self.on_epoch(self.journal.record)
+        if self.context.on_epoch and self.journal is not None:
+            self.context.on_epoch(self.journal.record)
 
     def _meet_others(self) -> NoReturn:
         self._written()  # in the next world another process may be rank 0, and read what is there
@@ -216,5 +200,5 @@ class Keeper(keras.callbacks.Callback):
     def _keep(self, metrics: Tensors) -> None:
         """Have this process remember where it stands, if another rank may be lost without the job's end."""
         if is_elastic():
-            self.kept.values = {"position": self.position, "metrics": metrics}
-            self.kept.save()
+            self.context.kept.values = {"position": self.position, "metrics": metrics}
+            self.context.kept.save()

@@ -16,12 +16,11 @@ from job.model import kernels
 from job.model.mobilenet import evaluation_batch
 from job.model.training import TrainingModel
 from job.run import state, world
-from job.run.callbacks import Keeper
-from job.run.checkpoints import put_in_place
+from job.run.checkpoints import Position, put_in_place
+from job.run.context import Context
 from job.run.epochs import Data, share
 from job.run.folder import RunFolder
 from job.run.scores import score
-from job.run.timings import Timings
 
 Probabilities = npt.NDArray[np.floating]
 
@@ -32,19 +31,13 @@ PARTS = 10
 
 
 def finish(
-    config: Config,
-    ranks: Collectives,
-    model: TrainingModel,
-    data: Data,
-    keeper: Keeper,
-    folder: RunFolder | None,
-    timings: Timings,
+    context: Context, model: TrainingModel, data: Data, position: Position, folder: RunFolder | None
 ) -> dict[str, Any]:
     """Choose the weights, evaluate them, save the model and the report.
 
     Args:
+        position: after the last epoch.
         folder: of the run; None on ranks other than 0.
-        timings: of the run so far; noted in the result.
 
     Returns:
         The result; rank 0's is what `result.json` holds, and times, memory and halvings are each rank's own.
@@ -54,9 +47,11 @@ def finish(
         RunError: on rank 0; the network that it would save isn't the one that was trained.
     """
 
+    config, ranks, timings = context.config, context.ranks, context.timings
+
     def between() -> None:
-        keeper.watchdog.expect("the test", world.SETUP_TIMEOUT)
-        world.stop_if_told(ranks, keeper.stop, "after the last epoch")
+        context.watchdog.expect("the test", world.SETUP_TIMEOUT)
+        world.stop_if_told(ranks, context.stop, "after the last epoch")
 
     with timings.of("evaluation"):
         between()
@@ -78,7 +73,7 @@ def finish(
         if folder:
             save_model(model, folder, test_images[:8], predicted[:8])
     # The protocol of 2017 reports what it chose by: the best epoch on mirrored test images.
-    reported = keeper.position.best_accuracy if config.protocol == "original" else validation.accuracy
+    reported = position.best_accuracy if config.protocol == "original" else validation.accuracy
     result = {
         "status": "done",
         "val_accuracy": reported if as_selected else validation.accuracy,
@@ -86,7 +81,7 @@ def finish(
         "test_loss": test.loss,
         "test_accuracy_with_flips": score(test_labels, (predicted + mirrored) / 2).accuracy,
         "epochs": config.epochs,
-        "best_epoch": keeper.position.best_epoch if as_selected else None,
+        "best_epoch": position.best_epoch if as_selected else None,
         "ranks": ranks.size,
         "seconds": round(timings.elapsed(), 3),
         "protocol": config.protocol,

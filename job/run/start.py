@@ -3,7 +3,6 @@
 import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import tensorflow as tf
@@ -21,6 +20,7 @@ from job.model.training import TrainingModel
 from job.model.weights import imagenet_weights
 from job.run import profile, state
 from job.run.checkpoints import Position, Tensors
+from job.run.context import Context
 from job.run.epochs import Data, steps_per_epoch
 from job.run.folder import DIGEST, PATIENCE, BusyError, RunFolder, environment
 from job.run.world import agreed, broadcast, in_touch, prepared, say, stop_if_told
@@ -31,13 +31,14 @@ FOLDER_TRIES_LOST = 120
 """The same where its holder may be a machine that was lost."""
 
 
-def load(config: Config, ranks: Collectives, stop: Event) -> Data:
+def load(context: Context) -> Data:
     """The data set and its splits, the same on all ranks.
 
     Raises:
         InputError: on all ranks; no data, other data or options on one rank, or a batch that the ranks can't share.
         PreemptedError: on all ranks; one was told to stop.
     """
+    config, ranks = context.config, context.ranks
 
     def work() -> Data:
         refuse_unfit(config, ranks)
@@ -51,7 +52,7 @@ def load(config: Config, ranks: Collectives, stop: Event) -> Data:
             )
         return Data(data, found)
 
-    data = prepared(ranks, stop, work)
+    data = prepared(ranks, context.stop, work)
     _refuse_unlike(ranks.gather(config.identity() | {DIGEST: data.set.digest}, "identity"))
     return data
 
@@ -67,7 +68,7 @@ def _refuse_unlike(told: list[dict[str, Any]]) -> None:
                 )
 
 
-def initial_weights(config: Config, folder: RunFolder | None, ranks: Collectives, stop: Event) -> Path | None:
+def initial_weights(context: Context, folder: RunFolder | None) -> Path | None:
     """Rank 0's file of the initial weights; None where there are none, for the other ranks, which get rank 0's, and
     where the run goes on from a checkpoint.
 
@@ -76,12 +77,14 @@ def initial_weights(config: Config, folder: RunFolder | None, ranks: Collectives
         PreemptedError: on all ranks; one was told to stop.
     """
 
-    def work() -> Path | None:
-        if not folder or folder.checkpoints.any() or config.weights == "none":
-            return None
-        return imagenet_weights() if config.weights == "imagenet" else Path(config.weights)
+    weights = context.config.weights
 
-    return prepared(ranks, stop, work)
+    def work() -> Path | None:
+        if not folder or folder.checkpoints.any() or weights == "none":
+            return None
+        return imagenet_weights() if weights == "imagenet" else Path(weights)
+
+    return prepared(context.ranks, context.stop, work)
 
 
 def refuse_unfit(config: Config, ranks: Collectives) -> None:
@@ -99,8 +102,9 @@ def refuse_unfit(config: Config, ranks: Collectives) -> None:
         )
 
 
-def announce(config: Config, ranks: Collectives, data: Data, position: Position) -> None:
+def announce(context: Context, data: Data, position: Position) -> None:
     """Say once what begins, and after which step it goes on."""
+    config, ranks = context.config, context.ranks
     within = f"step {position.step} of epoch {position.epoch + 1}" if position.step else f"epoch {position.epoch}"
     where = f"; going on after {within}" if position.place > (0, 0) else ""
     say(ranks, f"training in {config.folder()} on {ranks.size} rank(s), {data.set.source}{where}")
@@ -122,7 +126,7 @@ def announce_kernels(ranks: Collectives) -> None:
         say(ranks, f"{len(others)} of {ranks.size} ranks don't compute as rank 0. {compared}")
 
 
-def open_folder(config: Config, source: str, ranks: Collectives, stop: Event) -> RunFolder | None:
+def open_folder(context: Context, source: str) -> RunFolder | None:
     """Rank 0's run folder; None on the others.
 
     A file server keeps the lock of a machine that was lost for a while (NFS 4: 90 s). The ranks meet after each try,
@@ -132,6 +136,7 @@ def open_folder(config: Config, source: str, ranks: Collectives, stop: Event) ->
         InputError: on all ranks.
         PreemptedError: on all ranks; one was told to stop while the folder was in use.
     """
+    config, ranks = context.config, context.ranks
     # An elastic rank that is left alone may wait for a lost machine's lock, too, and so may a pod that replaces one.
     elsewhere = ranks.size > ranks.local_size or is_elastic() or "KUBERNETES_SERVICE_HOST" in os.environ
     tries = most = FOLDER_TRIES_LOST if elsewhere else FOLDER_TRIES
@@ -147,7 +152,7 @@ def open_folder(config: Config, source: str, ranks: Collectives, stop: Event) ->
                     say(ranks, f"{error} Trying for {most * PATIENCE:.0f} s: a lost machine may have held it.")
         if broadcast(ranks, folder is not None):
             return folder
-        stop_if_told(ranks, stop, "before the first step")
+        stop_if_told(ranks, context.stop, "before the first step")
 
 
 Saved = tuple[Tensors, Position] | None

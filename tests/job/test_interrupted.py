@@ -207,10 +207,11 @@ def test_a_signal_before_the_first_step_ends_all_ranks_with_75(tmp_path) -> None
     assert "stopped before the first step" in log.read_text() and "Exit code: 75" in log.read_text()
 
 
-# What is wrong on one host only: its weights are missing.
+# What is wrong on one host only: its data are missing.
 MISSING_THERE = """
 import os, sys
-sys.argv += ["--weights", "none" if os.environ["HOROVOD_RANK"] == "0" else "/nowhere.h5"]
+if DATA and os.environ["HOROVOD_RANK"] == "1":
+    sys.argv += ["--dataset", "fashion-mnist", "--data-dir", "/nowhere"]
 from horovod_keras.environment import launched_rank
 from job import train
 from job.errors import run_main
@@ -218,15 +219,14 @@ run_main(train.main, quiet=launched_rank() != 0)
 """
 
 
-@pytest.mark.parametrize("wrong", ["/nowhere.h5", "halvings.json"])
+@pytest.mark.parametrize("wrong", ["/nowhere", "halvings.json"])
 def test_what_one_rank_alone_finds_wrong_ends_all_with_the_reason(launch, tmp_path, wrong) -> None:
     script, run = tmp_path / "script.py", tmp_path / "run"
-    script.write_text(MISSING_THERE if wrong == "/nowhere.h5" else MISSING_THERE.replace("/nowhere.h5", "none"))
+    script.write_text(MISSING_THERE.replace("DATA", str(wrong == "/nowhere")))
     run.mkdir()
     if wrong == "halvings.json":
         (run / wrong).write_text("[")
-    without = {name: value for name, value in SMALL.items() if name != "weights"}
-    done = launch(2, str(script), *flags(**without), "--run", run)
+    done = launch(2, str(script), *flags(**SMALL), "--run", run)
     assert "Exit code: 2" in done.stderr, done.stderr
     assert len([line for line in done.stderr.splitlines() if "error: " in line and wrong in line]) == 1
 

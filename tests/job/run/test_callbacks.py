@@ -1,6 +1,5 @@
 """What the keeper does when a run diverges."""
 
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,15 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from horovod_keras.collectives import SingleProcess
-from horovod_keras.elastic import KerasState
-from horovod_keras.watchdog import Watchdog
 from job.config import resolve
 from job.errors import HalvedError
 from job.run.callbacks import Keeper
 from job.run.checkpoints import Position
 from job.run.folder import RunFolder
-from job.run.timings import Timings
+from tests.job.run.contexts import context
 
 
 @pytest.mark.parametrize(
@@ -37,28 +33,13 @@ def test_a_checkpoint_is_dropped_only_if_half_the_rate_has_gone_wrong_from_it(
     folder.checkpoints.wait()
     if back_to:
         folder.note_halving({"epoch": 4, "step": 1, "reason": "nan", "back_to": back_to})
-    ranks = SingleProcess()
-    with Watchdog(0, "the test", 60) as watchdog:
-        keeper = Keeper(
-            folder=folder,
-            ranks=ranks,
-            position=position,
-            metrics={},
-            config=config,
-            steps=10,
-            stop=threading.Event(),
-            watchdog=watchdog,
-            timings=Timings(since_process_start=False),
-            kept=KerasState(ranks),
-            journal=None,
-            on_epoch=None,
-        )
-        optimizer = SimpleNamespace(
-            exchange=SimpleNamespace(total=0.0), _learning_rate=SimpleNamespace(factor=0.5 if back_to else 1.0)
-        )
-        model: Any = SimpleNamespace(batch_loss=float("nan"), optimizer=optimizer)
-        keeper.set_model(model)
-        with pytest.raises(HalvedError, match="the loss became nan"):
-            keeper._stop_if_diverged()
+    keeper = Keeper(context(config), folder, position, metrics={}, steps=10, journal=None)
+    optimizer = SimpleNamespace(
+        exchange=SimpleNamespace(total=0.0), _learning_rate=SimpleNamespace(factor=0.5 if back_to else 1.0)
+    )
+    model: Any = SimpleNamespace(batch_loss=float("nan"), optimizer=optimizer)
+    keeper.set_model(model)
+    with pytest.raises(HalvedError, match="the loss became nan"):
+        keeper._stop_if_diverged()
     assert len(list((tmp_path / "run/checkpoints").glob("step-*"))) == kept
     assert folder.halvings()[-1]["back_to"] == [5, 0]

@@ -10,12 +10,12 @@ import filelock
 import numpy as np
 import pytest
 
-from horovod_keras.collectives import SingleProcess
 from job.config import resolve
 from job.errors import PreemptedError
 from job.run import folder, start
 from job.run.checkpoints import Position
 from tests.horovod_keras.pods import Pods, until
+from tests.job.run.contexts import context
 
 TRAIN = [
     sys.executable, "-m", "job.train", "--dataset", "garments", "--weights", "none", "--recipe", "fast",
@@ -55,7 +55,7 @@ def test_whoever_is_told_to_stop_while_the_folder_is_in_use_stops_soon(tmp_path,
         threading.Timer(7, stop.set).start()
         begun = time.monotonic()
         with pytest.raises(PreemptedError, match="before the first step"):
-            start.open_folder(resolve([{"run": tmp_path}]), "data", SingleProcess(), stop)
+            start.open_folder(context(resolve([{"run": tmp_path}]), stop), "data")
     assert time.monotonic() - begun < 60  # and not the 120 s that a lost machine's lock is waited for
 
 

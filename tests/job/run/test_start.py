@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event
 
 import keras
 import numpy as np
@@ -15,6 +14,7 @@ from job.errors import InputError
 from job.run import start, state
 from job.run.checkpoints import Position
 from job.run.folder import RunFolder
+from tests.job.run.contexts import context
 
 
 def model(value: float, units: int = 1) -> keras.Model:
@@ -101,7 +101,7 @@ def test_the_environment_tells_of_earlier_parts_what_was_otherwise(
 
 def test_initial_weights_are_of_a_run_that_begins(folder: RunFolder, on_disk: Callable[..., None]) -> None:
     def wanted(weights: str, at: RunFolder | None = folder) -> Path | None:
-        return start.initial_weights(resolve([{"weights": weights}]), at, SingleProcess(), Event())
+        return start.initial_weights(context(resolve([{"weights": weights}])), at)
 
     assert wanted("/nowhere.h5") == Path("/nowhere.h5")
     assert wanted("none") is None and wanted("/nowhere.h5", None) is None
