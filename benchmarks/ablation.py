@@ -20,9 +20,9 @@ from benchmarks import record
 from benchmarks.accuracy import ended, history, spread
 from job.command_line import Parser, count
 from job.config import Config, plain, resolve
+from job.environment import processor
 from job.errors import InputError, run_main, stop_when_told
 from job.recipes import Recipe
-from job.run.folder import processor
 
 AS_IT_IS = "as it is"
 VALUES = {field.name for field in fields(Recipe)} - {"weights"}

@@ -16,8 +16,8 @@ from typing import Any
 from benchmarks import record as records
 from benchmarks.step import Contender
 from job.command_line import Parser, count
+from job.environment import processor
 from job.errors import run_main
-from job.run.folder import processor
 
 OPERATIONS = {"our operations": "", "TensorFlow's": "off"}
 

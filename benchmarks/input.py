@@ -17,8 +17,8 @@ from job.command_line import Parser
 from job.data import garments
 from job.data.augmentation import Augmentation
 from job.data.pipeline import Batch, as_tf_dataset, batches
+from job.environment import processor
 from job.errors import run_main
-from job.run.folder import processor
 
 BATCH = 64
 REPEATS = 7

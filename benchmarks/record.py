@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from job.environment import commit
 from job.errors import InputError
 from job.reading import shortened
 from job.run.checkpoints import write_atomically
-from job.run.folder import commit
 
 
 def made() -> dict[str, Any]:

@@ -21,8 +21,8 @@ from benchmarks import record as records
 from benchmarks.scaling_group import Group
 from benchmarks.scaling_picture import draw
 from job.command_line import Parser, count
+from job.environment import processor
 from job.errors import run_main
-from job.run.folder import processor
 
 BATCH = 64
 EXCHANGES = {"step": "as it is", "step by messages": "messages", "step alone": "none"}

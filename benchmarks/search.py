@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from job.run.folder import environment
+from job.environment import environment
 from tune.records import Row, read, summaries
 
 TRIALS = 5

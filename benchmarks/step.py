@@ -28,9 +28,9 @@ from typing import IO, Any
 from benchmarks import record as records
 from benchmarks.step_picture import draw
 from job.command_line import Parser, count
+from job.environment import BFLOAT16, processor
 from job.errors import InputError, RunError, run_main
 from job.model.kernels.library import BFLOAT16_FLAGS
-from job.run.folder import BFLOAT16, processor
 
 ROOT = Path(__file__).parents[1]
 TORCH = [f"pytorch {layout}{mode}" for layout in ("channels-last", "contiguous") for mode in ("", " compiled")]

@@ -19,10 +19,10 @@ from benchmarks.step_tensorflow import matmul, ours
 from benchmarks.tables import OPERATIONS, profile
 from job import allocator
 from job.command_line import Parser, count
+from job.environment import processor
 from job.errors import RunError, run_main
 from job.model import kernels
 from job.model.mobilenet import BLOCKS
-from job.run.folder import processor
 
 RESOLUTION, BATCH = 56, 64
 

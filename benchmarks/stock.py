@@ -23,8 +23,8 @@ import numpy as np
 from benchmarks import record
 from benchmarks.record import place
 from job.command_line import Parser, count
+from job.environment import environment
 from job.errors import run_main
-from job.run.folder import environment
 
 RESOLUTION, BATCH, EPOCHS, IMAGES, VALIDATION = 56, 64, 20, 55_000, 5_000
 SAME = ("host", "processor", "libraries", "date", "steps")

@@ -15,9 +15,9 @@ import yaml
 
 from horovod_keras.voice import tell
 from job.config import read_yaml
+from job.environment import environment
 from job.errors import InputError
 from job.run.checkpoints import write_atomically
-from job.run.folder import environment
 from tune.settings import CHANGEABLE, PROGRAM, Search, Settings
 
 T = TypeVar("T")

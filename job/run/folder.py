@@ -1,23 +1,14 @@
 """The run folder: what is in it, and the rule that one folder holds one run."""
 
 import contextlib
-import datetime
 import json
 import math
 import os
-import platform
-import shlex
-import shutil
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import filelock
-import psutil
 import yaml
 
 from job import reading
@@ -28,9 +19,6 @@ from job.run.checkpoints import Checkpoints, write_atomically
 
 PATIENCE = 1.0
 """Seconds that a folder in use is waited for at a time."""
-BFLOAT16 = ("AMX_BF16", "AVX512_BF16")
-"""Instructions that multiply bfloat16, the quicker ones first, as `processor` names them."""
-LIBRARIES = ("tensorflow-cpu", "tensorflow", "keras", "horovod", "numpy", "pyarrow", "ray")
 
 
 class BusyError(InputError):
@@ -105,8 +93,7 @@ class RunFolder:
 
     def result(self) -> dict[str, Any] | None:
         """The content of ``result.json``, or None while the run isn't finished."""
-        path = self.path / "result.json"
-        return _read(path, _result) if path.exists() else None
+        return self._json("result.json", lambda value: isinstance(value, dict) and "status" in value)
 
     def environment(self) -> dict[str, Any]:
         """What ``environment.json`` tells of the part of the run before this one; nothing if it can't be read."""
@@ -129,8 +116,17 @@ class RunFolder:
 
     def halvings(self) -> list[dict[str, Any]]:
         """Where this run's learning rate was halved, and why."""
-        path = self.path / "halvings.json"
-        return _read(path, _halvings) if path.exists() else []
+        return self._json("halvings.json", _are_objects) or []
+
+    def _json(self, name: str, sound: Callable[[Any], bool]) -> Any:
+        def parse(path: Path) -> Any:
+            value = reading.json_value(reading.bounded(path))
+            if not sound(value):
+                raise ValueError(f"it holds {shortened(value)}")
+            return value
+
+        path = self.path / name
+        return _read(path, parse) if path.exists() else None
 
     def note_halving(self, record: dict[str, Any]) -> None:
         """Add one to ``halvings.json``."""
@@ -144,24 +140,14 @@ class RunFolder:
             os.fsync(file.fileno())  # it must not be lost where the checkpoint that follows it isn't
 
 
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
 def trained_on(path: Path) -> str | None:
     """The digest of the images that the run in a folder was trained on, if its configuration tells."""
     values = _read(path / "config.yaml", reading.yaml_file)
     return values.get(DIGEST) if isinstance(values, dict) else None
-
-
-def _result(path: Path) -> dict[str, Any]:
-    value = json.loads(reading.bounded(path))
-    if not isinstance(value, dict) or "status" not in value:
-        raise ValueError(f"it holds {shortened(value)}")
-    return value
-
-
-def _halvings(path: Path) -> list[Any]:
-    value = json.loads(reading.bounded(path))
-    if not isinstance(value, list) or not all(isinstance(halving, dict) for halving in value):
-        raise ValueError(f"it holds {shortened(value)}")
-    return value
 
 
 def _read(path: Path, parse: Callable[[Path], Any]) -> Any:
@@ -180,45 +166,3 @@ def _epoch(line: str) -> float:
     except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf
     return epoch if type(epoch) is int else math.inf
-
-
-def environment(ranks: int, threads: int, kernels: str) -> dict[str, Any]:
-    """What a result depends on beside the configuration: versions, machine, commit, command, and when that was."""
-    return {
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),  # wherever it lies
-        "date": datetime.date.today().isoformat(),
-        "commit": commit(),
-        "python": platform.python_version(),
-        "libraries": {d.name: d.version for d in metadata.distributions() if d.name.replace("_", "-") in LIBRARIES},
-        "host": socket.gethostname(),
-        "system": platform.platform(),
-        "processor": processor(),
-        "cores": psutil.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "ranks": ranks,
-        "threads_per_rank": threads,
-        "kernels": kernels,
-    }
-
-
-def commit() -> str | None:
-    """The commit of this code: an image tells it, else git does if this is a clone."""
-    if revision := os.environ.get("FASHION_REVISION"):
-        return revision
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    if shutil.which(command[0]) is None:
-        return None
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
-
-
-def processor() -> str:
-    """The processor's name and its widest instructions that our kernels know, as Linux gives them."""
-    facts: dict[str, str] = {}
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    flags = facts.get("flags", "").split()
-    widest = next((text for flag, text in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), None)
-    halves = next((text for text in BFLOAT16 if text.lower() in flags), None)
-    name = facts.get("model name") or platform.processor() or platform.machine()
-    return ", ".join(filter(None, [name, widest, halves]))

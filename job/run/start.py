@@ -14,6 +14,7 @@ from job.config import Config
 from job.data.arrow import dataset
 from job.data.pipeline import checked_steps
 from job.data.splits import splits
+from job.environment import environment
 from job.errors import InputError
 from job.model import kernels
 from job.model.training import TrainingModel
@@ -22,7 +23,7 @@ from job.run import profile, state
 from job.run.checkpoints import Position, Tensors
 from job.run.context import Context
 from job.run.epochs import Data, steps_per_epoch
-from job.run.folder import DIGEST, PATIENCE, BusyError, RunFolder, environment
+from job.run.folder import DIGEST, PATIENCE, BusyError, RunFolder
 from job.run.world import agreed, broadcast, in_touch, prepared, say, stop_if_told
 
 FOLDER_TRIES = 5

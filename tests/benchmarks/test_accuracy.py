@@ -13,8 +13,8 @@ import pytest
 
 from benchmarks import ablation, accuracy, tables
 from job.config import plain, resolve
+from job.environment import processor
 from job.errors import RunError
-from job.run.folder import processor
 
 ROOT = Path(__file__).parents[2]
 EPOCH = {"seconds": 60.0, "accuracy": 0.9, "resolution": 48}

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from job.run.folder import processor
+from job.environment import processor
 from tests.chaos.faults import ANEW, KINDS, Fault, MissedError, Outcome, draw, expect, left_out, strike
 from tests.chaos.job import AFTER, LONGEST, Attempt, Site
 from tests.horovod_keras.pods import processes_in

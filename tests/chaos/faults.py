@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 import psutil
 
-from job.run.folder import commit
+from job.environment import commit
 from tests.chaos.job import AFTER, EPOCHS, LONGEST, STEPS, Attempt, Site, clear, steps
 from tests.horovod_keras.pods import Network, Pods, until
 

@@ -3,9 +3,10 @@
 import pytest
 
 from job.config import resolve
+from job.environment import environment
 from job.errors import InputError
 from job.run.checkpoints import Position
-from job.run.folder import RunFolder, environment
+from job.run.folder import RunFolder
 
 
 def begun(path) -> RunFolder:
