@@ -46,7 +46,7 @@ class KerasState:
     Args:
         ranks: of the first world and of those that follow.
         model: compiled and built; None: it is set later, as the attribute of that name.
-        **values: anything that JSON can hold; they become the dict `values`.
+        **values: they become the dict `values`; for `sync`, anything that JSON can hold.
     """
 
     def __init__(self, ranks: Collectives, model: keras.Model | None = None, **values: Any) -> None:

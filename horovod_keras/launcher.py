@@ -91,7 +91,6 @@ class Launcher:
                 self._interface = self._settings.interface or interface_of(self._address)
             except LookupError as error:
                 raise LaunchError(MISUSED, f"{error} Give --address or --interface.") from None
-            self._check_own_name()
             host, port = self._settings.coordinator or self._address, self._settings.port
             if self._settings.pod_index == 0:
                 host, port = self._address, self._coordinate(stack)
@@ -125,18 +124,6 @@ class Launcher:
             if self._told_at is not None:
                 raise LaunchError(PREEMPTED, "told to end before the world had formed.")
             time.sleep(BEAT)
-
-    def _check_own_name(self) -> None:
-        """Warn where Horovod 0.28.1 would bind elsewhere: its process sets forget HOROVOD_GLOO_IFACE."""
-        if self._settings.pods == 1 or self._address.startswith("127."):
-            return
-        name = socket.gethostname()
-        try:
-            found = resolve(name, 3.0)
-        except UnreachableError:
-            found = "nothing"
-        if found != self._address:
-            say(f"warning: this host's name {name} leads to {found}: unless mended, Horovod binds there.")
 
     def _coordinate(self, stack: ExitStack) -> int:
         """Start the coordinator's services and return the control channel's port."""
