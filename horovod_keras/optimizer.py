@@ -30,7 +30,7 @@ class Exchange:
         agreed: the like; above 0 on all ranks, after the same update, once any rank has requested it.
         total: variable [], the sum of the latest averaged gradients: the same on all ranks, and not finite where any of
             them isn't.
-        common: variables of Keras' floatx that become their mean over ranks at each update, for example moving statistics.
+        common: variables of Keras' floatx that become their mean over ranks at each update, as moving statistics do.
         share: whether gradients may go through shared memory where all ranks are on one host; set before any step.
         waited: variable, float64, seconds so far between this rank's last gradient and the last mean over ranks: the
             part of the exchange that the backward pass does not hide, waiting for slower ranks included.
