@@ -11,11 +11,9 @@ import pooch
 
 from horovod_keras.background import within
 from job import cache
-from job.data.arrays import CLASS_NAMES, Arrays
+from job.data.arrays import Arrays
 from job.data.formats import check_pair, opened, read_csv, read_idx_images, read_idx_labels, read_npz, refuse
 from job.errors import InputError, refused_here
-
-__all__ = ["CLASS_NAMES", "Arrays", "Source", "find", "load"]
 
 IDX_FILES = {
     "train-images-idx3-ubyte.gz": "md5:8d4fb7e6c68d591d4c3dfef9ec88bf0d",

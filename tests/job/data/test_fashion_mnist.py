@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from job.data import fashion_mnist
-from job.data.arrays import Arrays
-from job.data.fashion_mnist import CLASS_NAMES, find, load
+from job.data.arrays import CLASS_NAMES, Arrays
+from job.data.fashion_mnist import find, load
 from job.errors import InputError
 from tests.job.data import written
 
