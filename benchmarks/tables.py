@@ -103,7 +103,7 @@ def each_run(runs: Sequence[dict[str, Any]]) -> str:
         if run["protocol"] == "original":
             reached = accuracy.NONE
         name, processor, weights = accuracy.kind(run)
-        counts = [run["seed"], run["environment"].get("part", 1), run["epochs"], run["best_epoch"]]
+        counts = [run["seed"], run["environment"].get("part", 1), run["epochs"], run["best_epoch"] or accuracy.NONE]
         seconds = f"{run['seconds']:.0f}"
         rows.append([name, processor, *counts, *accuracy.accuracies([run]), seconds, reached, weights])
     return markdown([*heads, "seconds", "to 94.5 %", "weights"], rows, accuracy.SHARED)

@@ -31,6 +31,8 @@ from horovod_keras.launcher import BEAT, VARIABLE, Launcher, LaunchError, Settin
 from horovod_keras.rendezvous import address_of
 from horovod_keras.voice import settle
 
+INDEX = "JOB_COMPLETION_INDEX"
+"""In which Kubernetes tells each pod of an Indexed Job its number."""
 PORT = 29710
 """The control channel's port; the rendezvous has the next one."""
 SHORTEST_SECRET, LONGEST_SECRET = 16, 4096
@@ -38,10 +40,6 @@ SHORTEST_SECRET, LONGEST_SECRET = 16, 4096
 AFTER_POD_0 = 5.0
 """Seconds by which the other pods of a failed Kubernetes Job end later. The first failure may end the Job, which then
 deletes the pods that still run, with their logs: that of pod 0 tells most."""
-
-
-INDEX = "JOB_COMPLETION_INDEX"
-"""In which Kubernetes tells each pod of an Indexed Job its number."""
 
 
 class _Parser(argparse.ArgumentParser):

@@ -210,10 +210,10 @@ class Launcher:
     def _start(self, order: Order) -> None:
         assert order.environments
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(VARIABLE)}
-        found = interface_variables(self._interface)
-        # Where none was given, what the user has set for Horovod or NCCL counts.
-        inherited = inherited | found if self._settings.interface else found | inherited
-        inherited["PYTHONUNBUFFERED"] = "1"
+        found = interface_variables(self._interface) | {"PYTHONUNBUFFERED": "1"}
+        if not (self._settings.interface or self._settings.address):  # what the user has set for Horovod or NCCL counts
+            found = {name: inherited.get(name) or value for name, value in found.items()}
+        inherited |= found
         environments = [inherited | environment for environment in order.environments]
         self._generation = order.generation
         self._expected = FAILED

@@ -90,9 +90,9 @@ def end_undisturbed() -> None:
 def run_main(main: Callable[[], int], *, quiet: bool = False) -> NoReturn:
     """Run an entry point's `main` and leave the process with the exit code that it returns.
 
-    An `InputError` becomes one line on stderr and exit code 2, a `RunError` one line and 1; a full disk one line and 1;
-    a refused permission or an impossible path one line and 2; Ctrl-C ends with 130. Every other exception keeps its
-    traceback (exit code 1).
+    An `InputError` becomes one line on stderr and exit code 2, a `RunError` one line and 1; a full or failing disk one
+    line and 1; a refused permission or an impossible path one line and 2; Ctrl-C ends with 130. Every other exception
+    keeps its traceback (exit code 1).
     A `quiet` process leaves the line to another: of several ranks that find the same error, one tells it. It waits to
     be ended with that one, since launchers end all ranks with the first, and tells after all if nobody ends it.
     """

@@ -115,6 +115,8 @@ def run(context: Context, test: bool) -> dict[str, Any]:
         weights = start.initial_weights(context, folder)
         with world.agreed(ranks):
             kernels.multiply_as_allowed()  # a world before this one may have been lost in its last evaluation
+            if context.kept.saved is None:  # a world before this one was lost before all had rank 0's initial weights
+                context.kept.model = None
             model = context.kept.model or training.build(config, ranks, steps * config.epochs, weights)
             context.kept.model = model
         with world.agreed(ranks):

@@ -22,6 +22,7 @@ from tune.settings import CHANGEABLE, PROGRAM, Search, Settings
 
 T = TypeVar("T")
 
+PHASES = ("search", "confirm")
 BOOKS = "trials.parquet"
 ENVIRONMENT = "environment.json"
 OWN = ".storage"
@@ -72,10 +73,13 @@ def claim(search: Search) -> None:
     if path.exists() and ((folder / BOOKS).exists() or has_state(search.settings, "search")):
         _refuse_another(folder, identity, read_yaml(path))
     else:
-        # Of a search that had this folder before: neither its results nor its time are this one's.
-        for left in (f".{CONFIRMED}.json", f".{WINNER}.json", "best/result.json", "best.yaml", ENVIRONMENT):
-            if path.exists():
-                (folder / left).unlink(missing_ok=True)
+        # Of a search that had this folder before: neither its decisions nor its results are this one's.
+        for phase in PHASES:
+            _kept(search.settings, phase).unlink(missing_ok=True)
+        for left in (f".{CONFIRMED}.json", f".{WINNER}.json"):
+            (folder / left).unlink(missing_ok=True)
+        for left in ("best/result.json", "best.yaml", ENVIRONMENT) if path.exists() else ():
+            (folder / left).unlink(missing_ok=True)
         # Other searches may have the same storage, one that had this folder before among them.
         write_atomically(folder / OWN, f"{folder.absolute().name}-{secrets.token_hex(4)}".encode())
         write_atomically(path, yaml.safe_dump(identity, sort_keys=False).encode())
@@ -141,15 +145,16 @@ def put_back(settings: Settings, phase: str) -> None:
     """Have Tune find the state of a phase as it was kept, whatever became of its own notes.
 
     Raises:
-        InputError: what was kept is missing or damaged, or the storage can't be used.
+        InputError: what was kept is damaged, or the storage can't be used.
     """
     kept = _kept(settings, phase)
+    if not kept.exists():  # left behind where the folder was copied: then Tune's own have to do
+        return
     try:
         with zipfile.ZipFile(kept) as archive:
             notes = {name: archive.read(name) for name in archive.namelist()}
-    except (FileNotFoundError, zipfile.BadZipFile) as error:
-        what = "damaged" if isinstance(error, zipfile.BadZipFile) else "missing"
-        raise InputError(f"{kept} is {what}. Restore it, or start again with another --out.") from None
+    except zipfile.BadZipFile:
+        raise InputError(f"{kept} is damaged. Restore it, or start again with another --out.") from None
     with _place(settings, phase) as (files, path):
         for name, data in notes.items():
             with files.open_output_stream(f"{path}/{name}") as note:

@@ -39,7 +39,7 @@ _FIELDS = [
     (
         "score",
         pa.float64(),
-        "validation accuracy that the trial is judged by: its best so far at this resolution, or its last, as selected",
+        "validation accuracy that the trial is judged by: its best at its final resolution, or its last, as selected",
     ),
     ("val_accuracy", pa.float64(), "on the validation split after the epoch, 0 to 1"),
     ("val_loss", pa.float64(), "mean cross-entropy there, in nats"),

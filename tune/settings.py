@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from job.config import ASKED_ONCE, options, plain, read_flags, read_yaml, refused, resolve
 from job.errors import InputError
 from job.recipes import CHECKED
-from tune.space import DEFAULT, Space, absolute
+from tune.space import DEFAULT, Space
 
 PROGRAM = "python -m tune.sweep"
 Count = Annotated[int, Field(ge=1)]
@@ -148,7 +148,7 @@ def _search(flags: Mapping[str, Any]) -> Search:
     fixed = given | {"epochs": settings.epochs, "seed": settings.seed}
     values = plain(resolve([fixed]))
     named = fixed.keys() | ({"data_dir"} if values["data_dir"] else set())  # it may come from the environment
-    fixed = {name: absolute(name, values[name]) for name in values if name in named}
+    fixed = {name: values[name] for name in values if name in named}
     texts: dict[str, Any] = {n: t for n, t in DEFAULT.items() if n not in given}
     if settings.space:
         texts = read_yaml(settings.space)

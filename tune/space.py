@@ -13,7 +13,6 @@ import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -245,15 +244,9 @@ def as_options(point: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def absolute(name: str, value: Any) -> Any:
-    """An option's value, with a path that holds in any folder: trials don't run where the search was started."""
-    is_path = name == "data_dir" or (name == "weights" and value not in ("imagenet", "none"))
-    return str(Path(value).absolute()) if is_path and isinstance(value, str | Path) and str(value) else value
-
-
 def _parameter(name: str, given: Any, fixed: Mapping[str, Any]) -> Range | Choice:
     def checked(value: Any) -> Any:
-        return searched(plain(resolve([fixed, as_options({name: absolute(name, value)})]))[name])
+        return searched(plain(resolve([fixed, as_options({name: value})]))[name])
 
     values = given
     if not isinstance(given, list):

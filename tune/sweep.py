@@ -37,9 +37,11 @@ def main() -> int:
     search = parse(sys.argv[1:])
     settings = search.settings
     tell("\n  ".join(["searched:", *search.space.lines()]))
+    hint = ""
     try:
         with stoppable(), folder.held(settings.out):
             folder.claim(search)
+            hint = f"; go on with: {PROGRAM} --resume {shlex.quote(str(settings.out))}"
             if folder.complete(settings):
                 from tune.report import write_report
 
@@ -51,7 +53,7 @@ def main() -> int:
     except KeyboardInterrupt:
         interrupted = True
     if interrupted:
-        tell(f"interrupted; go on with: {PROGRAM} --resume {shlex.quote(str(settings.out))}")
+        tell(f"interrupted{hint}")
     return INTERRUPTED if interrupted else 0
 
 

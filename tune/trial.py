@@ -35,7 +35,7 @@ LASTING = {
     "out of memory": ("OutOfMemoryError", "MemoryError", "ResourceExhaustedError"),
     "refused": ("RefusedError",),
 }
-_NOTHING = {"epoch": 0, "score": 0.0, "cost": 0.0, "training_seconds": 0.0}
+_NOTHING = {"epoch": 0, "score": 0.0, "best": 0.0, "cost": 0.0, "training_seconds": 0.0}
 MANIFEST = "trial.json"
 
 
@@ -158,12 +158,15 @@ class Trial(tune.Trainable):
     def _result(self, record: dict[str, Any]) -> dict[str, Any]:
         config = resolve([self._options()])
         # As the run would choose its weights: of its epochs at the final resolution the best, or the last.
-        counts = config.select == "best" and self.last.get("resolution") == record["resolution"]
+        best = self.last["best"]
+        if config.select == "best" and record["resolution"] == config.resolution:
+            best = max(best, record["val_accuracy"])
         seconds = self.last["training_seconds"] + record["seconds"]
         over = record["epoch"] >= config.epochs or (self.task.seconds is not None and seconds >= self.task.seconds)
         return {
             **record,
-            "score": max(self.last["score"] if counts else 0.0, record["val_accuracy"]),
+            "score": best or record["val_accuracy"],
+            "best": best,
             "training_seconds": seconds,
             "cost": self.last["cost"] + record["seconds"] * self.task.ranks,
             "status": "done" if over else "running",

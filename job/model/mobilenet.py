@@ -12,7 +12,6 @@ from job.model.fused import FusedDepthwise, FusedGreyConv, FusedNormRelu, FusedP
 from job.model.layers import Depthwise, GreyConv, NormRelu, Pointwise
 
 keras.config.set_image_data_format("channels_last")  # whatever keras.json says: the operations know no other
-"""Pixels: below this a map would vanish on its way through five halvings."""
 
 BLOCKS = (
     (64, 1),

@@ -103,7 +103,7 @@ class Checkpoints:
 
         Raises:
             InputError: there are files, and all are damaged: the run would begin anew without a word.
-            OSError: a disk that fails, and no other is whole.
+            OSError: the disk or file server fails, and no other is whole.
         """
         return self._read("step")
 
@@ -148,9 +148,10 @@ class Checkpoints:
             except (ValueError, OSError) as error:
                 damaged[path] = error
         if damaged and kind == "step" and not found:
+            for problem in damaged.values():
+                if isinstance(problem, OSError) and refused_for_now(problem):
+                    raise problem
             path, problem = next(iter(damaged.items()))
-            if isinstance(problem, OSError) and refused_for_now(problem):
-                raise problem
             raise InputError(
                 f"no checkpoint in {self.folder} can be read: {path.name} is damaged ({problem}). "
                 "Restore one, or remove the folder to begin this run anew."

@@ -116,7 +116,7 @@ def choose_weights(config: Config, ranks: Collectives, model: TrainingModel, fol
     """Give all ranks the weights that the recipe selects: those of the best epoch, or those that they have.
 
     Returns:
-        False on rank 0 if the best are lost, and the last ones had to do.
+        False if the best are lost, and the last ones have to do.
     """
     as_selected = True
     if config.select == "best":
@@ -129,7 +129,7 @@ def choose_weights(config: Config, ranks: Collectives, model: TrainingModel, fol
     # Also the last ones: of a run that is resumed after its last epoch they are on rank 0 alone.
     for index, variable in enumerate(model.variables):
         variable.assign(ranks.broadcast(variable.value, f"chosen/{index}"))
-    return as_selected
+    return bool(world.broadcast(ranks, as_selected))
 
 
 def probabilities(

@@ -10,7 +10,7 @@ import tensorflow as tf
 from horovod_keras import Collectives
 from horovod_keras.elastic import KerasState
 from horovod_keras.environment import is_elastic
-from job.config import Config
+from job.config import DIGEST, Config
 from job.data.arrow import dataset
 from job.data.pipeline import checked_steps
 from job.data.splits import splits
@@ -23,7 +23,7 @@ from job.run import profile, state
 from job.run.checkpoints import Position, Tensors
 from job.run.context import Context
 from job.run.epochs import Data, steps_per_epoch
-from job.run.folder import DIGEST, PATIENCE, BusyError, RunFolder
+from job.run.folder import PATIENCE, BusyError, RunFolder
 from job.run.world import agreed, broadcast, in_touch, prepared, say, stop_if_told
 
 FOLDER_TRIES = 5
@@ -54,14 +54,15 @@ def load(context: Context) -> Data:
         return Data(data, found)
 
     data = prepared(ranks, context.stop, work)
-    _refuse_unlike(ranks.gather(config.identity() | {DIGEST: data.set.digest}, "identity"))
+    mine = config.identity() | {"on_nan": config.on_nan, DIGEST: data.set.digest}
+    _refuse_unlike(ranks.gather(mine, "identity"))
     return data
 
 
 def _refuse_unlike(told: list[dict[str, Any]]) -> None:
     # Horovod adds up whatever it is given. Initial weights are rank 0's alone.
     for rank, theirs in enumerate(told):
-        for name in told[0].keys() - {"weights"}:
+        for name in sorted(told[0].keys() - {"weights"}):
             if theirs.get(name) != told[0][name]:
                 raise InputError(
                     f"the ranks were given different values of {name}: received {theirs.get(name)} on rank {rank}, "
@@ -204,13 +205,13 @@ def restore(model: TrainingModel, folder: RunFolder | None, kept: KerasState) ->
 def _on_disk(folder: RunFolder | None, kept: KerasState) -> tuple[Saved, Saved]:
     """The last checkpoint and the best weights; none of the last where all are damaged but this process has kept one.
 
-    Raises InputError where it hasn't.
+    Raises InputError, or OSError, where it hasn't.
     """
     if not folder:
         return None, None
     try:
         last = folder.checkpoints.last()
-    except InputError:
+    except (InputError, OSError):
         if not kept.saved:
             raise
         last = None

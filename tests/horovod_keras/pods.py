@@ -116,7 +116,7 @@ class Network:
         return f"10.77.0.{host + 1}"
 
     def names(self, host: int, names: dict[str, str]) -> None:
-        """What this host can look up beside its own name (Gloo binds to what that leads to): name → address."""
+        """What this host can look up beside its own name: name → address."""
         file = Path("/etc/netns") / self.namespace(host) / "hosts"
         file.parent.mkdir(parents=True, exist_ok=True)
         names = {"localhost": "127.0.0.1", socket.gethostname(): self.address(host)} | names

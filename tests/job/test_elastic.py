@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import keras
+import numpy as np
 import psutil
 import pytest
 import yaml
@@ -25,7 +27,9 @@ pytestmark = pytest.mark.slow
 class Elastic:
     """The job under an elastic launcher, on hosts that are all this machine by different names."""
 
-    def __init__(self, folder: Path, hosts: str, epochs: int, limits: dict[str, str], every: float) -> None:
+    def __init__(
+        self, folder: Path, hosts: str, epochs: int, limits: dict[str, str], every: float, options: tuple[str, ...]
+    ) -> None:
         self.folder, self.run = folder, folder / "run"
         self.hosts(hosts)
         script = folder / "hosts.sh"
@@ -34,12 +38,12 @@ class Elastic:
         launcher = [str(Path(sys.executable).with_name("horovodrun")), "-np", "1", "--min-np", "1", "--max-np", "4"]
         launcher += ["--network-interface", "lo", "--host-discovery-script", str(script)]
         command = [sys.executable, "-m", "job.train", *OPTIONS, "--epochs", str(epochs), "--run", str(self.run)]
-        command += ["--checkpoint-every", str(every)]
+        command += ["--checkpoint-every", str(every), *options]
         self.log = (folder / "log").open("w")
         self.process = subprocess.Popen(
             [*launcher, *command],
             cwd=folder,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"} | limits,
+            env=os.environ | {"PYTHONPATH": f"{folder}:{ROOT}", "TF_CPP_MIN_LOG_LEVEL": "3"} | limits,
             stdout=self.log,
             stderr=subprocess.STDOUT,
         )
@@ -84,8 +88,8 @@ class Elastic:
 def elastic(tmp_path: Path) -> Iterator[Callable[..., Elastic]]:
     started: list[Elastic] = []
 
-    def start(hosts: str, epochs: int, every: float = 1.0, **limits: str) -> Elastic:
-        started.append(Elastic(tmp_path, hosts, epochs, limits, every))
+    def start(hosts: str, epochs: int, every: float = 1.0, options: tuple[str, ...] = (), **limits: str) -> Elastic:
+        started.append(Elastic(tmp_path, hosts, epochs, limits, every, options))
         return started[-1]
 
     yield start
@@ -154,3 +158,40 @@ def test_a_worker_may_be_lost_before_anything_was_saved(elastic) -> None:
     assert job.end() == 0, job.output()
     arrays, position = read(sorted((job.run / "checkpoints").glob("step-*"))[-1])
     assert (position.epoch, int(arrays["optimizer 0000"])) == (4, 4 * 20)
+
+
+# Python runs it in each process that starts: the first rank 0 is killed before it has told the others its weights.
+KILLED = """
+import os
+import pathlib
+
+if os.environ.get("HOROVOD_ELASTIC") == "1" and os.environ.get("HOROVOD_RANK") == "0":
+    from horovod_keras import callbacks
+
+    def killed(self, logs=None):
+        try:
+            (pathlib.Path(__file__).parent / "killed").mkdir()
+        except FileExistsError:
+            return begin(self, logs)
+        os.kill(os.getpid(), 9)
+
+    begin = callbacks.BroadcastInitialState.on_train_begin
+    callbacks.BroadcastInitialState.on_train_begin = killed
+"""
+
+
+def test_a_rank_0_that_is_lost_with_the_initial_weights_is_replaced_by_one_that_reads_them(
+    elastic, tmp_path: Path
+) -> None:
+    stock = keras.applications.MobileNet(input_shape=(32, 32, 3), include_top=False, weights=None, pooling="avg")
+    stock.save_weights(tmp_path / "mine.weights.h5")
+    (tmp_path / "sitecustomize.py").write_text(KILLED)
+    options = ("--weights", str(tmp_path / "mine.weights.h5"), "--learning-rate", "1e-12")
+    job = elastic("localhost:1\n127.0.0.1:1\n", 1, options=options)
+    assert job.end() == 0, job.output()
+    assert (tmp_path / "killed").exists()
+    arrays, _ = read(sorted((job.run / "checkpoints").glob("step-*"))[-1])
+    (last,) = (
+        array for name, array in arrays.items() if name.startswith("model") and array.shape == (1, 1, 1024, 1024)
+    )
+    np.testing.assert_allclose(last, stock.get_layer("conv_pw_13").get_weights()[0], atol=1e-6)

@@ -116,6 +116,21 @@ def test_a_signal_during_an_evaluation_is_not_kept_waiting_for_the_next_step(tmp
     assert [line["epoch"] for line in lines(tmp_path / "run")] == [1, 2]
 
 
+def test_a_run_whose_best_weights_are_lost_says_that_it_has_none(tmp_path, monkeypatch) -> None:
+    config = resolve([SMALL | {"run": str(tmp_path / "run"), "select": "best"}])
+    choose = finish.choose_weights
+
+    def lost(*arguments):
+        for path in (tmp_path / "run/checkpoints").glob("best-*"):
+            path.unlink()
+        return choose(*arguments)
+
+    monkeypatch.setattr(finish, "choose_weights", lost)
+    result = job.train(config, SingleProcess())
+    assert result["status"] == "done" and result["best_epoch"] is None
+    assert json.loads((tmp_path / "run/result.json").read_text())["best_epoch"] is None
+
+
 def test_a_signal_at_the_very_start_ends_a_rank_with_75_too(tmp_path) -> None:
     command = [sys.executable, "-m", "job.train", *flags(**SMALL), "--run", str(tmp_path / "run")]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

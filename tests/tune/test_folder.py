@@ -100,8 +100,8 @@ def test_storage_that_cannot_be_used_and_a_damaged_state_are_refused_in_one_line
     assert not has_state(settings, "search")
     (tmp_path / "search" / "experiment_state-1.json").write_text("{}")
     assert has_state(settings, "search")
-    with pytest.raises(InputError, match=r"\.search-state\.zip is missing"):
-        put_back(settings, "search")
+    put_back(settings, "search")
+    assert (tmp_path / "search" / "experiment_state-1.json").read_text() == "{}"
     (tmp_path / ".search-state.zip").write_bytes(b"PK")
     with pytest.raises(InputError, match=r"\.search-state\.zip is damaged"):
         put_back(settings, "search")
@@ -160,15 +160,21 @@ def test_each_search_has_a_folder_of_its_own_in_a_shared_storage(tmp_path: Path)
     assert len({*places}) == 3 and all(place.startswith(f"{tmp_path}/shared/s-") for place in places)
 
 
-def test_another_search_in_the_folder_of_one_that_was_removed_has_none_of_its_results(tmp_path: Path) -> None:
+@pytest.mark.parametrize("removed", ["trials.parquet", "sweep.yaml"])
+def test_another_search_in_the_folder_of_one_that_was_removed_has_none_of_its_results(
+    tmp_path: Path, removed: str
+) -> None:
     make_folder(tmp_path)
+    (tmp_path / ".search-state.zip").write_bytes(b"of the one before")
     settings = parse(["--out", str(tmp_path)]).settings
     decided(tmp_path, WINNER, lambda: "search-1")
     assert complete(settings)
-    (tmp_path / "trials.parquet").unlink()
+    (tmp_path / removed).unlink()
     claim(parse(["--out", str(tmp_path)]))
     (tmp_path / "trials.parquet").write_bytes(b"")
-    assert not complete(settings) and not (tmp_path / "best.yaml").exists()
+    assert not complete(settings) and not (tmp_path / ".search-state.zip").exists()
+    # Where there is no sign of a search, `best.yaml` may be somebody's own.
+    assert (tmp_path / "best.yaml").exists() == (removed == "sweep.yaml")
 
 
 def test_what_was_decided_once_stays_decided_until_another_search_begins(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from ray.tune import Checkpoint
 
+from job.config import resolve
 from job.run.checkpoints import Checkpoints, Position
-from tune.trial import MANIFEST, Task, Trial, read_checkpoint
+from tune.trial import _NOTHING, MANIFEST, Task, Trial, read_checkpoint
 
 
 def test_a_checkpoint_that_is_damaged_is_not_handed_on(tmp_path: Path) -> None:
@@ -41,16 +42,25 @@ def test_a_trial_begins_anew_where_its_checkpoint_is_gone_or_damaged(tmp_path: P
     assert (trial.last["epoch"], trial._files) == (0, {})
 
 
-def test_the_score_is_of_weights_that_the_run_would_choose() -> None:
+@pytest.mark.parametrize(
+    ("stages", "expected"),
+    [
+        ([[0.5, 64]], [0.9, 0.8, 0.7, 0.7]),
+        ([[0.25, 32], [0.25, 64]], [0.9, 0.9, 0.9, 0.9]),  # the first of the final resolution may be chosen
+    ],
+)
+def test_the_score_is_of_weights_that_the_run_would_choose(
+    stages: list[tuple[float, int]], expected: list[float]
+) -> None:
     trial = object.__new__(Trial)
-    fixed = {"resolution": 32, "stages": [[0.5, 64]], "epochs": 4, "select": "best"}
+    fixed = {"resolution": 32, "stages": stages, "epochs": 4, "select": "best"}
     trial.task = Task(fixed, ranks=1, cpus=1, gpus=0, memory=0, placement="pack", folder="x", seconds=None)
     trial._point, trial._trial_info = {}, None
-    trial.last = {"epoch": 0, "score": 0.0, "cost": 0.0, "training_seconds": 0.0}
-    scores = []
-    for epoch, (resolution, accuracy) in enumerate([(64, 0.9), (64, 0.8), (32, 0.7), (32, 0.6)], start=1):
+    trial.last, scores = dict(_NOTHING), []
+    resolutions = resolve([fixed]).resolutions()
+    for epoch, (resolution, accuracy) in enumerate(zip(resolutions, (0.9, 0.8, 0.7, 0.6), strict=True), start=1):
         record = {"epoch": epoch, "resolution": resolution, "val_accuracy": accuracy, "seconds": 1.0}
         trial.last = trial._result(record)
         scores.append(trial.last["score"])
-    assert scores == [0.9, 0.9, 0.7, 0.7]
+    assert scores == expected
     assert trial.last["status"] == "done"

@@ -81,8 +81,14 @@ def test_a_disk_that_fails_is_no_damage_where_nothing_else_can_be_read(
     made = Checkpoints(tmp_path)
     save(made, 1)
 
+    save(made, 2)
+
     def fail(path: Path) -> None:
+        if path == newest:
+            raise ValueError("it is damaged")
         raise OSError(errno.EIO, "Input/output error", str(path))
+
+    newest = max(tmp_path.glob("step-*"))
 
     monkeypatch.setattr(checkpoints, "read", fail)
     with pytest.raises(OSError, match="Input/output error"):

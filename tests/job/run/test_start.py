@@ -1,5 +1,6 @@
 """Where a run goes on: what is on the disk, and what a process has kept in memory from an elastic world before."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,6 +78,18 @@ def test_with_nothing_on_the_disk_the_model_goes_back_to_what_was_kept(folder, p
     found = start.restore(held.model, folder, held)
     assert held.model.get_weights()[0].item() == 2.0
     assert (found.position.place, found.position.best_epoch) == (place, 0)
+
+
+def test_memory_is_taken_where_the_disk_fails(folder, on_disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_disk(Position(epoch=2))
+    held = kept(Position(epoch=1))
+
+    def fail() -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(folder.checkpoints, "last", fail)
+    assert held.model is not None
+    assert start.restore(held.model, folder, held).position.epoch == 1
 
 
 def test_a_checkpoint_of_another_model_is_refused_in_one_line(folder, on_disk) -> None:
