@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, create_model
+from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
 from job import reading
+from job.command_line import read_flags, refused
 from job.errors import InputError
 from job.reading import shortened
 from job.recipes import CHECKED, RECIPES, Recipe
@@ -153,16 +153,6 @@ def usual_data_dir() -> Path | None:
     return Path(named) if named else None
 
 
-def refused(error: ValidationError, program: str) -> InputError:
-    """The first of pydantic's complaints about options, in one line."""
-    first = error.errors()[0]
-    option = str(first["loc"][0])
-    if first["type"] == "unexpected_keyword_argument":
-        return InputError(f"unknown option {option}. `{program} --help` lists the options.")
-    hint = f"{first['msg'][0].lower()}{first['msg'][1:]}"
-    return InputError(f"option {option}: {hint}; received {shortened(first['input'])}.")
-
-
 def parse(argv: Sequence[str], program: str = "python -m job.train") -> Config:
     """The configuration that a command line asks for, its ``--config`` file included. Raises InputError."""
     flags = parse_flags(argv, program)
@@ -191,33 +181,6 @@ def options() -> Mapping[str, FieldInfo]:
     for name, field in Recipe.__pydantic_fields__.items():  # type: ignore[attr-defined]
         documented[name].description = field.description
     return documented
-
-
-def read_flags(
-    argv: Sequence[str], program: str, description: str, documented: Mapping[str, FieldInfo]
-) -> dict[str, Any]:
-    """Those of the documented options that a command line names, unchecked; ``--help`` prints and exits.
-
-    Raises:
-        InputError: an unknown flag, or one without its value.
-    """
-    fields: dict[str, Any] = {name: (field.annotation, field) for name, field in documented.items()}
-    flags = create_model("Flags", __base__=BaseSettings, __doc__=description, **fields)
-    try:
-        source: CliSettingsSource[Any] = CliSettingsSource(
-            flags,
-            cli_prog_name=program,
-            cli_parse_args=list(argv),
-            cli_kebab_case=True,
-            cli_implicit_flags=True,
-            cli_hide_none_type=True,
-            cli_avoid_json=True,
-            cli_exit_on_error=False,
-        )
-        return dict(source())
-    except SettingsError as error:
-        message = str(error).removeprefix("error parsing CLI: ")
-        raise InputError(f"{message}. `{program} --help` lists the options.") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from job.config import ASKED_ONCE, options, plain, read_flags, read_yaml, refused, resolve
+from job.command_line import read_flags, refused
+from job.config import ASKED_ONCE, options, plain, read_yaml, resolve
 from job.errors import InputError
 from job.recipes import CHECKED
 from tune.space import DEFAULT, Space
