@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from job.errors import InputError
 from job.model import mobilenet
 
 
@@ -72,8 +71,3 @@ def test_the_saved_model_loads_in_plain_keras_in_safe_mode(images: np.ndarray, t
     subprocess.run([sys.executable, "-I", "-c", script], cwd=tmp_path, check=True, capture_output=True)
     expected = model.predict(images, verbose=0)
     np.testing.assert_allclose(np.load(tmp_path / "output.npy"), expected, rtol=1e-5, atol=1e-7)
-
-
-def test_a_resolution_too_small_for_the_network_is_refused() -> None:
-    with pytest.raises(InputError, match="received 31"):
-        _serving(resolution=31)
