@@ -62,13 +62,20 @@ def main() -> int:
         if code := train([*job, "--run", str(folder)], args.ranks, stop):
             return code
         again = f"-m benchmarks.accuracy --recipe {recipe} --seeds {args.seeds} --ranks {args.ranks}"
-        runs.append(summary(config, folder, f"{again} -- {shlex.join(options)}"))
+        runs.append(summary(config, folder, f"{again} -- {shlex.join(without_folders(options))}"))
         every = together(record.read(args.json, "runs")["runs"], runs)  # others may have written meanwhile
         record.write(args.json, {"runs": every})
     print("\n\n".join(part for part in (table(runs), paired(runs)) if part))
     if args.picture:
         draw(every, args.picture)
     return 0
+
+
+def without_folders(options: Sequence[str]) -> list[str]:
+    """Options of job.train with the names of files alone: where they lay is nobody's business."""
+    flags = parse_flags(options, "python -m job.train")
+    paths = [str(flags[name]) for name in ("weights", "data_dir") if name in flags]
+    return [next((o.replace(p, Path(p).name) for p in paths if o == p or o.endswith(f"={p}")), o) for o in options]
 
 
 def together(earlier: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -131,8 +138,6 @@ def summary(config: Config, folder: Path, command: str) -> dict[str, Any]:
     final = [epoch for epoch in epochs if honest and epoch["resolution"] == config.resolution]
     reached = [epoch["elapsed"] for epoch in final if epoch["val_accuracy"] >= GOAL]
     weights = Path(config.weights).resolve().name
-    for path in (config.weights, str(config.data_dir)):
-        command = command.replace(path, Path(path).name)
     measured = ["val_accuracy", "test_accuracy", "test_accuracy_with_flips", "seconds", "epochs", "best_epoch", "ranks"]
     measured += ["seconds_to_first_step", "peak_memory_mib", "halvings"]
     return {
@@ -151,9 +156,13 @@ def summary(config: Config, folder: Path, command: str) -> dict[str, Any]:
 
 
 def changed(run: dict[str, Any]) -> dict[str, Any]:
-    """Those of a run's values that its recipe, as it is today, has otherwise."""
-    usual = plain(resolve([{"recipe": run["recipe"]}]))
-    return {name: value for name, value in run["values"].items() if value != usual.get(name)}
+    """Those of a run's values that its recipe, as it is today, has otherwise.
+
+    An option that came after the run had, in it, its neutral default, and not what a recipe may give it by now.
+    """
+    usual, neutral = plain(resolve([{"recipe": run["recipe"]}])), plain(Config())
+    known = {name: run["values"].get(name, neutral[name]) for name in usual if name not in CIRCUMSTANCES | TOLD_APART}
+    return {name: value for name, value in known.items() if value != usual[name]}
 
 
 Kind = tuple[str, str, str]
@@ -161,12 +170,18 @@ Kind = tuple[str, str, str]
 
 def kind(run: dict[str, Any]) -> Kind:
     """What runs that differ in their seeds alone share: recipe with what isn't as usual, processor, weights."""
+    environment = run["environment"]
+    threads = environment.get("threads_per_rank", environment["cores"] // run["ranks"])
+    operations = environment.get("kernels", "")
     parts = [run["recipe"]]
     parts += [run["precision"]] if run["precision"] != "float32" else []
     parts += [f"protocol {run['protocol']}"] if run["protocol"] != "honest" else []
     parts += [f"{name.replace('_', ' ')} {value}" for name, value in changed(run).items()]
     parts += [f"{run['ranks']} ranks"] if run["ranks"] != 1 else []
-    return ", ".join(parts), place(run["environment"]), run["weights"]
+    # The cores that are told are the machine's: a container may have fewer.
+    parts += [f"{threads} thread(s) each"] if threads != environment["cores"] // run["ranks"] else []
+    parts += ["TensorFlow's operations"] if operations.startswith("TensorFlow") else []
+    return ", ".join(parts), place(environment), run["weights"]
 
 
 def by_kind(runs: Sequence[dict[str, Any]]) -> dict[Kind, list[dict[str, Any]]]:
@@ -208,14 +223,14 @@ def paired(runs: Sequence[dict[str, Any]]) -> str:
     """
     honest = [run for run in runs if run["protocol"] == "honest"]  # the other one's test figure was chosen by
     found = {same: {run["seed"]: run["test_accuracy"] for run in mine} for same, mine in by_kind(honest).items()}
-    lines = []
+    rows = []
     for ((first, *where), ones), ((second, *another), others) in itertools.combinations(found.items(), 2):
         seeds = sorted(ones.keys() & others.keys())
         if where == another and len(seeds) > 1:
             difference = spread([100 * (others[seed] - ones[seed]) for seed in seeds], sign="+")
-            lines.append(f"| {second} | {first} | {where[0]} | {len(seeds)} | {difference} |")
-    head = ["| recipe | against | processor | seeds | test, seed by seed |", "| --- " * 5 + "|"]
-    return "\n".join([*head, *lines] if lines else [])
+            rows.append([second, first, where[0], len(seeds), difference, where[1]])
+    heads = ["recipe", "against", "processor", "seeds", "test, seed by seed", "weights"]
+    return record.markdown(heads, rows, SHARED) if rows else ""
 
 
 def spread(values: Sequence[float], sign: str = "") -> str:

@@ -27,7 +27,7 @@ from job.environment import environment
 from job.errors import run_main
 
 RESOLUTION, BATCH, EPOCHS, IMAGES, VALIDATION = 56, 64, 20, 55_000, 5_000
-SAME = ("host", "processor", "libraries", "date", "steps")
+SAME = ("host", "processor", "threads_per_rank", "libraries", "date", "steps")
 """What turns must have in common to count as one measurement."""
 
 

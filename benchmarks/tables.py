@@ -115,9 +115,10 @@ def speed(runs: Sequence[dict[str, Any]], stocks: Sequence[dict[str, Any]]) -> s
     A seed that doesn't get there counts as slower than all others in the median.
     """
     heads = ["processor", "20 epochs in stock `fit`, s", "`fast`", "at 94.5 % validation", "within 1/12", "median s"]
-    lines = [f"| {' | '.join(heads)} | of those 20 epochs | of them by their median turn |", "| --- " * 8 + "|"]
+    heads += ["of those 20 epochs", "of them by their median turn", "weights"]
+    rows = []
     fast = accuracy.by_kind([run for run in runs if run["recipe"] == "fast"])
-    for stock, ((name, processor, _), mine) in itertools.product(stocks, fast.items()):
+    for stock, ((name, processor, weights), mine) in itertools.product(stocks, fast.items()):
         if place(stock) != processor:
             continue
         original = stock["seconds_for_20_epochs_extrapolated"]
@@ -125,11 +126,11 @@ def speed(runs: Sequence[dict[str, Any]], stocks: Sequence[dict[str, Any]]) -> s
         seconds = [run["seconds_to_94_5"] or math.inf for run in mine]
         reached, soon = (sum(s <= most for s in seconds) for most in (sys.float_info.max, original / 12))
         median = statistics.median(seconds)
-        took = f"{median:.0f} | 1/{original / median:.1f}" if median < math.inf else "– | –"
-        took += f" | 1/{slower / median:.1f}" if slower and median < math.inf else " | –"
-        counts = f"{reached} of {len(mine)} seeds | {soon} of {len(mine)}"
-        lines.append(f"| {processor} | {original:,.0f} | {name} | {counts} | {took} |")
-    return "\n".join(lines)
+        took = [f"{median:.0f}", f"1/{original / median:.1f}"] if median < math.inf else [accuracy.NONE] * 2
+        took.append(f"1/{slower / median:.1f}" if slower and median < math.inf else accuracy.NONE)
+        counts = [f"{reached} of {len(mine)} seeds", f"{soon} of {len(mine)}"]
+        rows.append([processor, f"{original:,.0f}", name, *counts, *took, weights])
+    return markdown(heads, rows, accuracy.SHARED)
 
 
 def each_part(record: dict[str, Any]) -> str:

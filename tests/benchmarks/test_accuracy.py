@@ -56,12 +56,39 @@ def left_by(folder: Path, *, seconds: list[float], accuracies: list[float]) -> P
 def test_a_run_s_line_tells_what_was_changed_and_no_path(tmp_path: Path) -> None:
     folder = left_by(tmp_path / "run", seconds=[70.0, 131.5], accuracies=[0.944, 0.945])
     config = resolve([{"recipe": "fast", "weights": "/some/where/w.h5", "epochs": 2, "threads": 1, "run": str(folder)}])
-    line = accuracy.summary(config, folder, "… --weights /some/where/w.h5")
+    line = accuracy.summary(config, folder, "…")
     assert (line["seconds_to_94_5"], line["weights"], accuracy.changed(line)) == (131.5, "w.h5", {"epochs": 2})
     assert accuracy.kind(line) == ("fast, epochs 2", "B, 2 cores, then A, 2 cores", "w.h5")
     larger = resolve([{"recipe": "fast", "resolution": 56, "stages": [[0.5, 48]], "epochs": 2}])
     assert accuracy.summary(larger, folder, "")["seconds_to_94_5"] is None  # it was there at another resolution alone
     assert "/some" not in json.dumps(line) and "/secret" not in json.dumps(line)
+
+
+@pytest.mark.parametrize("place", ["/some/where", "../some/where"])
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_run_s_command_tells_the_names_of_files_alone(place: str, joined: bool) -> None:
+    given = [f"--weights={place}/w.h5"] if joined else ["--weights", f"{place}/w.h5"]
+    found = accuracy.without_folders([*given, "--precision", "bfloat16", "--data-dir", place])
+    assert found == [*(["--weights=w.h5"] if joined else ["--weights", "w.h5"]), *found[len(given) :]]
+    assert found[-4:] == ["--precision", "bfloat16", "--data-dir", "where"]
+
+
+def test_an_option_that_came_after_a_run_was_neutral_in_it() -> None:
+    before = {name: value for name, value in values("best").items() if name not in ("erase", "seed", "recipe")}
+    assert accuracy.changed(run(1, 0.95, recipe="best", values=before)) == {"erase": 0.0}
+    assert accuracy.changed(run(1, 0.95, recipe="best", values=before | {"erase": 0.5, "forgotten": 7})) == {}
+
+
+def test_runs_of_other_threads_or_operations_are_lines_of_their_own() -> None:
+    environment: dict[str, Any] = {
+        "processor": "A",
+        "cores": 2,
+        "threads_per_rank": 2,
+        "kernels": "C++ kernels for avx512",
+    }
+    others: list[dict[str, Any]] = [{}, {"threads_per_rank": 1}, {"kernels": "TensorFlow's own operations"}]
+    names = [accuracy.kind(run(1, 0.94, environment=environment | other))[0] for other in others]
+    assert names == ["fast", "fast, 1 thread(s) each", "fast, TensorFlow's operations"]
 
 
 def test_the_protocol_of_2017_has_no_validation_split_to_be_at_94_5_percent_on(tmp_path: Path) -> None:
@@ -99,7 +126,8 @@ def test_runs_of_other_precisions_protocols_and_options_are_lines_of_their_own()
 
 def test_recipes_are_compared_on_the_seeds_that_both_have() -> None:
     runs = [run(1, 0.940), run(2, 0.942), run(3, 0.5), run(1, 0.95, recipe="best"), run(2, 0.954, recipe="best")]
-    assert accuracy.paired(runs).splitlines()[2:] == ["| best | fast | A, 2 cores | 2 | +1.10 ± 0.14 |"]
+    line, _, shared = accuracy.paired(runs).splitlines()[2:]
+    assert line == "| best | fast | 2 | +1.10 ± 0.14 |" and "processor: A, 2 cores; weights: w.h5" in shared
     assert accuracy.paired(runs[2:4]) == ""
     chosen = [line | {"protocol": "original"} for line in runs[:2]]
     assert accuracy.paired([*runs[3:], *chosen]) == ""  # by the test images themselves

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from benchmarks import tables
+from job.config import plain, resolve
 from job.errors import RunError
 
 
@@ -28,14 +29,21 @@ def test_a_table_without_its_end_is_told() -> None:
 
 def test_a_seed_that_is_never_there_counts_as_the_slowest() -> None:
     def runs(*seconds: float | None) -> list[dict[str, Any]]:
-        usual = {"recipe": "fast", "precision": "float32", "protocol": "honest", "values": {}, "ranks": 1}
+        usual: dict[str, Any] = {"recipe": "fast", "precision": "float32", "protocol": "honest", "ranks": 1}
         usual |= {"environment": {"processor": "A", "cores": 2}, "weights": "w.h5"}
+        usual |= {"values": plain(resolve([{"recipe": "fast"}]))}
         return [usual | {"seconds_to_94_5": value} for value in seconds]
 
     stock = [{"processor": "A", "cores": 2, "seconds_for_20_epochs_extrapolated": 1200.0}]
     twice = [stock[0] | {"seconds_for_20_epochs_by_median_turns": 2400.0}]
-    row = tables.speed(runs(90.0, None, 100.0, 110.0, 101.0), stock).splitlines()[-1]
-    assert row == "| A, 2 cores | 1,200 | fast | 4 of 5 seeds | 2 of 5 | 101 | 1/11.9 | – |"
-    assert tables.speed(runs(100.0), twice).endswith("| 100 | 1/12.0 | 1/24.0 |")
-    assert tables.speed(runs(90.0, None, None), stock).endswith("| 1 of 3 seeds | 1 of 3 | – | – | – |")
+    shared = "The same in all rows: processor: A, 2 cores; weights: w.h5."
+
+    def row(machines: list[dict[str, Any]], *seconds: float | None) -> str:
+        found, empty, told = tables.speed(runs(*seconds), machines).splitlines()[2:]
+        assert (empty, told) == ("", shared)
+        return found
+
+    assert row(stock, 90.0, None, 100.0, 110.0, 101.0) == "| 1,200 | fast | 4 of 5 seeds | 2 of 5 | 101 | 1/11.9 | – |"
+    assert row(twice, 100.0).endswith("| 100 | 1/12.0 | 1/24.0 |")
+    assert row(stock, 90.0, None, None).endswith("| 1 of 3 seeds | 1 of 3 | – | – | – |")
     assert len(tables.speed(runs(90.0), [stock[0] | {"processor": "B"}]).splitlines()) == 2

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -144,6 +145,21 @@ def test_a_killed_rank_costs_the_trial_at_most_an_epoch(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_trial_of_progressive_resizing_goes_on_at_the_right_resolution(tmp_path: Path) -> None:
+    fixed = SMALL[: SMALL.index("--vary")]
+    staged = ["--resolution", "40", "--stages=[[0.5,32]]", "--vary", "dropout=0.1,0.2", "--trials", "1"]
+    args = [*fixed, *staged, "--epochs", "6", "--ranks-per-trial", "2", "--scheduler", "none"]
+    sweep = Sweep(tmp_path / "s", *args, small=False)
+    sweep.wait_for(lambda: len(sweep.rows()) >= 2 and bool(sweep.ranks()))
+    before = sweep.rows()
+    os.kill(sweep.ranks()[0].pid, signal.SIGKILL)
+    assert sweep.end() == 0, sweep.output
+    kept_and_whole(before, sweep, epochs=6)
+    lines = [json.loads(line) for line in (sweep.out / "best/metrics.jsonl").read_text().splitlines()]
+    assert [line["resolution"] for line in lines] == [32, 32, 32, 40, 40, 40]
+
+
+@pytest.mark.slow
 def test_a_killed_trial_takes_its_ranks_with_it_and_goes_on(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path / "s", "--ranks-per-trial", "2", "--trials", "1", "--epochs", "30", "--scheduler", "none")
     sweep.wait_for(lambda: len(sweep.rows()) >= 2 and bool(sweep.ranks()))
@@ -159,13 +175,7 @@ def test_a_killed_trial_takes_its_ranks_with_it_and_goes_on(tmp_path: Path) -> N
 def test_a_killed_search_leaves_nothing_and_goes_on_without_training_again(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path / "s", "--trials", "4", "--epochs", "4", "--scheduler", "none")
     sweep.wait_for(lambda: any(row["number"] == 3 for row in sweep.rows()))
-    family = sweep.descendants()
-    os.kill(sweep.process.pid, signal.SIGKILL)
-    # Ray's own two agents wait for a minute for the rest of Ray to come back.
-    agents = named(family, "ray::DashboardAgent") + named(family, "ray::RuntimeEnvAgent")
-    assert all_gone(p for p in family if p not in agents)
-    sweep.end()
-    before = [row for row in sweep.rows() if row["status"] == "done"]
+    before, agents = killed(sweep)
     assert before
     resumed = Sweep(sweep.out, "--resume", str(sweep.out))
     assert resumed.end() == 0, resumed.output
@@ -243,12 +253,7 @@ def test_settings_that_diverge_or_are_refused_are_marked_and_not_tried_again(tmp
 def test_a_search_killed_while_tune_noted_it_and_then_moved_goes_on(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path / "s", "--trials", "5", "--epochs", "2", "--scheduler", "none")
     sweep.wait_for(lambda: any(row["number"] == 3 for row in sweep.rows()))
-    family = sweep.descendants()
-    os.kill(sweep.process.pid, signal.SIGKILL)
-    agents = named(family, "ray::DashboardAgent") + named(family, "ray::RuntimeEnvAgent")
-    assert all_gone(p for p in family if p not in agents)
-    sweep.end()
-    before = [row for row in sweep.rows() if row["status"] == "done"]
+    before, _ = killed(sweep)
     moved = sweep.out.rename(tmp_path / "moved")
     for note in [*moved.glob("search/*.json"), *moved.glob("search/*.pkl")]:
         note.write_bytes(note.read_bytes()[: note.stat().st_size // 2])
@@ -302,6 +307,17 @@ def test_a_search_outlives_its_reader(tmp_path: Path) -> None:
     sweep.process.stdout.close()
     assert sweep.process.wait(timeout=240) == 0
     assert (sweep.out / "best/result.json").exists()
+
+
+def killed(sweep: Sweep) -> tuple[list[dict], list[psutil.Process]]:
+    """Kill a search's own process: the books of the trials that were done, and what of Ray stays for a while."""
+    family = sweep.descendants()
+    os.kill(sweep.process.pid, signal.SIGKILL)
+    # Ray's own two agents wait for a minute for the rest of Ray to come back.
+    agents = named(family, "ray::DashboardAgent") + named(family, "ray::RuntimeEnvAgent")
+    assert all_gone(p for p in family if p not in agents)
+    sweep.end()
+    return [row for row in sweep.rows() if row["status"] == "done"], agents
 
 
 def kept_and_whole(before: list[dict], sweep: Sweep, *, epochs: int, trials: int | None = None) -> None:

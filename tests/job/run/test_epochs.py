@@ -9,7 +9,8 @@ from job.data import garments, pipeline
 from job.data.arrow import DataSet
 from job.data.augmentation import Augmentation
 from job.data.splits import Splits
-from job.run.epochs import Data, Part, augmentations, training_batches
+from job.run.checkpoints import Position
+from job.run.epochs import Data, Part, augmentations, parts, training_batches
 
 DRAWN = garments.draw(train=700, test=1)
 INDICES = np.arange(700)[::-1].copy()
@@ -47,3 +48,23 @@ def test_the_batches_are_those_of_the_epochs_that_are_left_each_with_its_augment
     for (images, labels, keys, count), batch in zip(found, expected, strict=True):
         assert (images == batch.images).all() and (labels == batch.labels).all() and (keys == batch.keys).all()
         assert count == batch.global_count
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ((0, 0), [(0, 2, 0, 32), (2, 3, 0, 48), (3, 5, 0, 56)]),
+        ((0, 4), [(0, 1, 4, 32), (1, 2, 0, 32), (2, 3, 0, 48), (3, 5, 0, 56)]),  # within a stage
+        ((1, 10), [(1, 2, 10, 32), (2, 3, 0, 48), (3, 5, 0, 56)]),  # before a change's last step
+        ((2, 0), [(2, 3, 0, 48), (3, 5, 0, 56)]),  # at a change
+        ((2, 1), [(2, 3, 1, 48), (3, 5, 0, 56)]),
+        ((5, 0), []),
+    ],
+)
+def test_a_run_is_cut_where_its_resolution_changes_and_where_it_is_resumed(
+    place: tuple[int, int], expected: list[tuple[int, int, int, int]]
+) -> None:
+    config = resolve([{"recipe": "best", "epochs": 5, "stages": [[0.4, 32], [0.2, 48]], "clean": 0.0}])
+    found = parts(config, Position(epoch=place[0], step=place[1]), 11)
+    assert [(part.epoch, part.end, part.first_step, part.resolution) for part in found] == expected
+    assert all(part.steps == 11 - part.first_step for part in found)
