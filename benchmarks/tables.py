@@ -96,14 +96,15 @@ def filled(text: str, tables: Mapping[str, str]) -> str:
 
 def each_run(runs: Sequence[dict[str, Any]]) -> str:
     """A Markdown line a run."""
-    heads = ["recipe", "processor", "seed", "parts", "epochs", "best epoch", *accuracy.JUDGED]
+    heads = ["recipe", "processor", "seed", "parts", "epochs", "weights of epoch", *accuracy.JUDGED]
     rows = []
     for run in runs:
         reached = "not reached" if run["seconds_to_94_5"] is None else f"{run['seconds_to_94_5']:.0f}"
         if run["protocol"] == "original":
             reached = accuracy.NONE
         name, processor, weights = accuracy.kind(run)
-        counts = [run["seed"], run["environment"].get("part", 1), run["epochs"], run["best_epoch"] or accuracy.NONE]
+        judged = run["epochs"] if run["values"]["select"] == "last" else run["best_epoch"] or accuracy.NONE
+        counts = [run["seed"], run["environment"].get("part", 1), run["epochs"], judged]
         seconds = f"{run['seconds']:.0f}"
         rows.append([name, processor, *counts, *accuracy.accuracies([run]), seconds, reached, weights])
     return markdown([*heads, "seconds", "to 94.5 %", "weights"], rows, accuracy.SHARED)
