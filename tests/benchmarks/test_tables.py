@@ -34,16 +34,19 @@ def test_a_seed_that_is_never_there_counts_as_the_slowest() -> None:
         usual |= {"values": plain(resolve([{"recipe": "fast"}]))}
         return [usual | {"seconds_to_94_5": value} for value in seconds]
 
-    stock = [{"processor": "A", "cores": 2, "seconds_for_20_epochs_extrapolated": 1200.0}]
-    twice = [stock[0] | {"seconds_for_20_epochs_by_median_turns": 2400.0}]
+    stock: dict[str, Any] = {"processor": "A", "cores": 2}
+    stock |= {"seconds_for_20_epochs_extrapolated": 1200.0, "seconds_for_20_epochs_by_median_turns": 2400.0}
     shared = "The same in all rows: processor: A, 2 cores; weights: w.h5."
 
-    def row(machines: list[dict[str, Any]], *seconds: float | None) -> str:
-        found, empty, told = tables.speed(runs(*seconds), machines).splitlines()[2:]
+    def row(*seconds: float | None) -> str:
+        found, empty, told = tables.speed(runs(*seconds), [stock]).splitlines()[2:]
         assert (empty, told) == ("", shared)
         return found
 
-    assert row(stock, 90.0, None, 100.0, 110.0, 101.0) == "| 1,200 | fast | 4 of 5 seeds | 2 of 5 | 101 | 1/11.9 | – |"
-    assert row(twice, 100.0).endswith("| 100 | 1/12.0 | 1/24.0 |")
-    assert row(stock, 90.0, None, None).endswith("| 1 of 3 seeds | 1 of 3 | – | – | – |")
-    assert len(tables.speed(runs(90.0), [stock[0] | {"processor": "B"}]).splitlines()) == 2
+    assert row(90.0, None, 100.0, 110.0, 101.0) == (
+        "| fast | 4 of 5 seeds | 101 | 1,200 (1/11.9, 2 of 5 seeds within 1/12) | "
+        "2,400 (1/23.8, 4 of 5 seeds within 1/12) |"
+    )
+    within = "1 of 3 seeds within 1/12"
+    assert row(90.0, None, None) == f"| fast | 1 of 3 seeds | – | 1,200 ({within}) | 2,400 ({within}) |"
+    assert len(tables.speed(runs(90.0), [stock | {"processor": "B"}]).splitlines()) == 2
