@@ -77,7 +77,7 @@ def measured(steps: int, turns: int) -> list[dict[str, float]]:
 def summary(turns: Sequence[dict[str, float]]) -> dict[str, Any]:
     """What 20 epochs take by the quickest turns, and by the median ones.
 
-    The quickest count: other work on the machine can only make the original look slower than it is.
+    The quickest are the strict baseline: other work on the machine can only make the original look slower than it is.
     """
 
     def seconds(of: Callable[[list[float]], float]) -> float:

@@ -63,8 +63,7 @@ def made() -> dict[str, str]:
         "paired": accuracy.paired(runs)
         or "None yet: that takes two recipes with two seeds in common on one processor.",
         "runs": each_run(runs),
-        "speed": speed(runs, stocks),
-        "speed in brief": speed(as_they_are, stocks),
+        "speed": speed(as_they_are, stocks),
         "step": step(step_record),
         "step in bfloat16": step(_record("step_amx.json")),
         "step on an EPYC": step(_record("step_epyc.json")),
